@@ -81,20 +81,20 @@ func ParseID(s string) (ID, error) {
 		kind, digits = KindGroup, s[4:]
 	}
 	if len(digits) != idLen {
-		return 0, fmt.Errorf("id %q: %w", s, ErrInvalid)
+		return 0, fmt.Errorf("id %s: %w", clip([]byte(s)), ErrInvalid)
 	}
 	var n uint64
 	for i := range len(digits) {
 		d := strings.IndexByte(idAlphabet, digits[i])
 		if d < 0 || (i == 0 && d > 15) {
-			return 0, fmt.Errorf("id %q: %w", s, ErrInvalid)
+			return 0, fmt.Errorf("id %s: %w", clip([]byte(s)), ErrInvalid)
 		}
 		n = n<<5 | uint64(d)
 	}
 	if id := ID(n); n != 0 && id.Kind() == kind {
 		return id, nil
 	}
-	return 0, fmt.Errorf("id %q: %w", s, ErrInvalid)
+	return 0, fmt.Errorf("id %s: %w", clip([]byte(s)), ErrInvalid)
 }
 
 // MarshalText writes the public form.

@@ -2,7 +2,6 @@ package quota
 
 import (
 	"fmt"
-	"math"
 	"net/netip"
 	"strings"
 	"time"
@@ -67,7 +66,7 @@ func validateShared(q *Quota, alertAt []float64, metadata map[string]string, zon
 		}
 	}
 	for _, p := range alertAt {
-		if !(p > 0 && p <= 1000) || math.IsNaN(p) {
+		if !(p > 0 && p <= 1000) { // true of NaN too
 			return fmt.Errorf("alert_at: %v is not a percentage above 0 and up to 1000: %w", p, ErrInvalid)
 		}
 	}
@@ -76,7 +75,7 @@ func validateShared(q *Quota, alertAt []float64, metadata map[string]string, zon
 	}
 	for k, v := range metadata {
 		if k == "" || len(k) > 128 || !Printable(k) || len(v) > 1024 || !Printable(v) {
-			return fmt.Errorf("metadata %s: names take 1 to 128 printable characters, values up to 1024: %w", clip([]byte(k)), ErrInvalid)
+			return fmt.Errorf("metadata %s: names take 1 to 128 bytes, values up to 1024, all of them printable: %w", clip([]byte(k)), ErrInvalid)
 		}
 	}
 	return nil
@@ -183,20 +182,16 @@ func Printable(s string) bool {
 // MatchModel tells whether model fits pattern, in which * stands for any
 // characters.
 func MatchModel(pattern, model string) bool {
-	parts := strings.Split(pattern, "*")
-	if len(parts) == 1 {
-		return pattern == model
+	part, pattern, star := strings.Cut(pattern, "*")
+	if !star {
+		return part == model
 	}
-	rest, ok := strings.CutPrefix(model, parts[0])
-	if !ok {
-		return false
-	}
-	for _, part := range parts[1 : len(parts)-1] {
-		i := strings.Index(rest, part)
-		if i < 0 {
-			return false
+	rest, ok := strings.CutPrefix(model, part)
+	for ok {
+		if part, pattern, star = strings.Cut(pattern, "*"); !star {
+			return strings.HasSuffix(rest, part)
 		}
-		rest = rest[i+len(part):]
+		_, rest, ok = strings.Cut(rest, part)
 	}
-	return strings.HasSuffix(rest, parts[len(parts)-1])
+	return false
 }

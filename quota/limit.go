@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"strconv"
+	"strings"
 )
 
 // MaxAmount is the greatest number of tokens or requests that a limit may
@@ -22,8 +23,9 @@ type Bound struct {
 // Unlimited is the bound that never refuses.
 var Unlimited = Bound{1}
 
-// At returns the bound at n, which must lie in [0, MaxAmount].
-func At(n int64) Bound { return Bound{n + 2} }
+// At returns the bound at n, or at the nearer end of [0, MaxAmount] when n lies
+// outside.
+func At(n int64) Bound { return Bound{min(max(n, 0), MaxAmount) + 2} }
 
 // IsSet tells whether anything was set: a number or Unlimited.
 func (b Bound) IsSet() bool { return b.n != 0 }
@@ -65,15 +67,15 @@ func (b Bound) MarshalJSON() ([]byte, error) {
 }
 
 // UnmarshalJSON reads what MarshalJSON writes; anything else is an error that
-// says what is allowed. Whole numbers written with a point or an exponent are
-// accepted.
+// shows it and says what is allowed. Whole numbers written with a point or an
+// exponent are accepted.
 func (b *Bound) UnmarshalJSON(data []byte) error {
 	data = bytes.TrimSpace(data)
-	switch string(data) {
-	case "null":
+	if string(data) == "null" {
 		*b = Bound{}
 		return nil
-	case `"unlimited"`:
+	}
+	if s, ok := jsonString(data); ok && s == "unlimited" {
 		*b = Unlimited
 		return nil
 	}
@@ -85,32 +87,65 @@ func (b *Bound) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// wholeNumber reads a whole number in [0, MaxAmount].
+// jsonString returns the string that data holds, if it is one.
+func jsonString(data []byte) (s string, ok bool) {
+	return s, len(data) > 0 && data[0] == '"' && json.Unmarshal(data, &s) == nil
+}
+
+// wholeNumber reads a JSON number that is whole and in [0, MaxAmount]. It is
+// read digit by digit: a float64 would round 2^53 + 1.0 to a limit nobody set.
 func wholeNumber(data []byte) (int64, error) {
 	var num json.Number
 	if len(data) == 0 || data[0] == '"' || json.Unmarshal(data, &num) != nil {
-		return 0, fmt.Errorf("%s is not a number from 0 to 2^53, \"unlimited\" or null: %w", clip(data), ErrInvalid)
+		return 0, fmt.Errorf("%s is not a number from 0 to 2^53, \"unlimited\" or null: %w", clipJSON(data), ErrInvalid)
 	}
-	n, err := strconv.ParseInt(num.String(), 10, 64)
-	if err != nil {
-		f, ferr := num.Float64()
-		if ferr != nil || f != math.Trunc(f) || math.Abs(f) > MaxAmount {
-			return 0, fmt.Errorf("%s is not a whole number from 0 to 2^53: %w", clip(data), ErrInvalid)
+	digits, exponent, _ := strings.Cut(strings.ToLower(num.String()), "e")
+	digits, negative := strings.CutPrefix(digits, "-")
+	whole, fraction, _ := strings.Cut(digits, ".")
+	digits = strings.TrimLeft(whole+fraction, "0")
+	if digits == "" {
+		return 0, nil
+	}
+	significant := strings.TrimRight(digits, "0")
+	var shift int
+	if exponent != "" {
+		var err error
+		if shift, err = strconv.Atoi(exponent); err != nil {
+			shift = math.MaxInt32 // no digits could make up for it
+			if exponent[0] == '-' {
+				shift = -shift
+			}
 		}
-		n = int64(f)
 	}
-	if n < 0 || n > MaxAmount {
-		return 0, fmt.Errorf("%s is not between 0 and 2^53: %w", clip(data), ErrInvalid)
+	zeros := shift - len(fraction) + len(digits) - len(significant)
+	if zeros < 0 {
+		return 0, fmt.Errorf("%s is not a whole number: %w", clipJSON(data), ErrInvalid)
+	}
+	n := int64(math.MaxInt64)
+	if len(significant)+zeros <= 16 { // 2^53 has as many
+		n, _ = strconv.ParseInt(significant+strings.Repeat("0", zeros), 10, 64)
+	}
+	if negative || n > MaxAmount {
+		return 0, fmt.Errorf("%s is not from 0 to 2^53: %w", clipJSON(data), ErrInvalid)
 	}
 	return n, nil
 }
 
-// clip shortens outside text for an error message.
+// clip quotes and shortens outside text for an error message.
 func clip(b []byte) string {
 	if len(b) > 40 {
 		b = append(b[:40:40], "..."...)
 	}
 	return strconv.QuoteToGraphic(string(b))
+}
+
+// clipJSON does the same for a JSON value, which is shown as it is where that
+// can be.
+func clipJSON(b []byte) string {
+	if len(b) > 40 || !Printable(string(b)) {
+		return clip(b)
+	}
+	return string(b)
 }
 
 // Limits are the limits of an account besides its quota. Each field is null

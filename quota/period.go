@@ -1,7 +1,7 @@
 package quota
 
 import (
-	"encoding/json"
+	"cmp"
 	"fmt"
 	"strconv"
 	"strings"
@@ -35,15 +35,22 @@ func (d MonthDay) MarshalJSON() ([]byte, error) {
 	return strconv.AppendInt(nil, int64(d), 10), nil
 }
 
-// UnmarshalJSON reads a number from 1 to 31, or "last".
+// UnmarshalJSON reads a number from 1 to 31, "last", or null for the default.
 func (d *MonthDay) UnmarshalJSON(b []byte) error {
-	var s string
-	if json.Unmarshal(b, &s) != nil {
-		s = string(b)
+	if string(b) == "null" {
+		*d = 0
+		return nil
 	}
-	v, err := ParseMonthDay(s)
-	*d = v
-	return err
+	if s, ok := jsonString(b); ok && s == "last" {
+		*d = LastDay
+		return nil
+	}
+	n, err := wholeNumber(b)
+	if err != nil || n < 1 || n > 31 {
+		return badMonthDay(clipJSON(b))
+	}
+	*d = MonthDay(n)
+	return nil
 }
 
 // ParseMonthDay reads 1 to 31, or last.
@@ -51,11 +58,15 @@ func ParseMonthDay(s string) (MonthDay, error) {
 	if s == "last" {
 		return LastDay, nil
 	}
-	n, err := strconv.Atoi(s)
+	n, err := strconv.ParseUint(s, 10, 8)
 	if err != nil || n < 1 || n > 31 {
-		return 0, fmt.Errorf("month_day %q is not 1 to 31 or last: %w", clip([]byte(s)), ErrInvalid)
+		return 0, badMonthDay(clip([]byte(s)))
 	}
 	return MonthDay(n), nil
+}
+
+func badMonthDay(shown string) error {
+	return fmt.Errorf("month_day %s is not 1 to 31 or last: %w", shown, ErrInvalid)
 }
 
 // Quota is a number of tokens for each calendar period.
@@ -86,9 +97,7 @@ func (q Quota) Filled(zone string) Quota {
 	if q.Reset == "" {
 		return q
 	}
-	if q.TimeZone == "" {
-		q.TimeZone = zone
-	}
+	q.TimeZone = cmp.Or(q.TimeZone, zone, "UTC")
 	if q.At == "" && q.Reset != ResetManual {
 		q.At = "00:00"
 	}
@@ -136,9 +145,9 @@ func (q Quota) Schedule(zone string) (*Schedule, error) {
 			return nil, err
 		}
 	}
-	s.MonthDay = max(q.MonthDay, LastDay)
-	if s.MonthDay == 0 {
-		s.MonthDay = 1
+	s.MonthDay = cmp.Or(q.MonthDay, 1)
+	if s.MonthDay < LastDay || s.MonthDay > 31 {
+		return nil, badMonthDay(strconv.Itoa(int(s.MonthDay)))
 	}
 	return s, nil
 }
@@ -150,7 +159,7 @@ func LoadZone(name string) (*time.Location, error) {
 	}
 	loc, err := time.LoadLocation(name)
 	if err != nil || name == "Local" {
-		return nil, fmt.Errorf("time zone %s is not known: %w", clip([]byte(name)), ErrInvalid)
+		return nil, fmt.Errorf("time_zone %s is not known: %w", clip([]byte(name)), ErrInvalid)
 	}
 	return loc, nil
 }

@@ -20,8 +20,11 @@ func (h SecretHash) MarshalText() ([]byte, error) { return []byte(hex.EncodeToSt
 
 // UnmarshalText reads hexadecimal digits.
 func (h *SecretHash) UnmarshalText(b []byte) error {
-	if n, err := hex.Decode(h[:], b); err != nil || n != len(h) {
-		return fmt.Errorf("secret hash: %w", ErrInvalid)
+	if len(b) != hex.EncodedLen(len(h)) { // more would make Decode panic
+		return fmt.Errorf("secret hash is not %d hexadecimal digits: %w", hex.EncodedLen(len(h)), ErrInvalid)
+	}
+	if _, err := hex.Decode(h[:], b); err != nil {
+		return fmt.Errorf("secret hash is not hexadecimal: %w", ErrInvalid)
 	}
 	return nil
 }
@@ -94,8 +97,10 @@ func Mistyped(s string) bool {
 	return string(appendChecksum([]byte(s[:secretLen-secretChecksum]))) != s
 }
 
-// ImportedPrefix returns what may be shown of a secret that was brought along,
-// or an error unless it is 20 to 512 visible ASCII characters.
+// ImportedPrefix returns what may be shown of a secret that was brought along
+// (4 characters, or the prefix of one in our own form), or an error unless it
+// is 20 to 512 visible ASCII characters. A mistyped one
+// is refused, since it would be refused at every call too.
 func ImportedPrefix(secret string) (string, error) {
 	if len(secret) < 20 || len(secret) > 512 {
 		return "", fmt.Errorf("secret is not 20 to 512 visible ASCII characters: %w", ErrInvalid)
@@ -104,6 +109,12 @@ func ImportedPrefix(secret string) (string, error) {
 		if secret[i] <= ' ' || secret[i] > '~' {
 			return "", fmt.Errorf("secret is not 20 to 512 visible ASCII characters: %w", ErrInvalid)
 		}
+	}
+	if Mistyped(secret) {
+		return "", fmt.Errorf("secret has the form of one made here, but not its checksum: %w", ErrInvalid)
+	}
+	if own := len(secretTag) + secretShown; len(secret) == secretLen && secret[:len(secretTag)] == secretTag && !Mistyped(secret) {
+		return secret[:own], nil
 	}
 	return secret[:4], nil
 }

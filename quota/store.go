@@ -160,6 +160,8 @@ type Directory interface {
 	Keys(below ID, fn func(*Key) bool) error
 	// Groups does the same for groups.
 	Groups(below ID, fn func(*Group) bool) error
+	// Configured returns the IDs of the living accounts of SourceConfig.
+	Configured() ([]ID, error)
 	// Put stores keys and groups, new or changed, with their names and secrets:
 	// all or none. When it returns nil they survive a power loss. The names of
 	// deleted accounts and the secrets no longer listed are freed.

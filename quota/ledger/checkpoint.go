@@ -1,0 +1,226 @@
+package ledger
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/llm-quota/caddy-llm-quota/quota"
+)
+
+// idleAfter is how long an unused key stays in memory.
+const idleAfter = 10 * time.Minute
+
+// Tick does what is due about once a second: it writes a checkpoint, lets go
+// of keys that are idle, and drops usage that is past its retention.
+func (l *Ledger) Tick(now time.Time) error {
+	err := l.Checkpoint(now)
+	if tick := l.tick(now); tick-l.lastSweep >= int64(time.Minute) {
+		l.lastSweep = tick
+		l.evict(now)
+	}
+	if t := now.Unix(); t-l.lastPrune >= 600 {
+		l.lastPrune = t
+		l.checkpointMu.Lock()
+		defer l.checkpointMu.Unlock()
+		var before [len(quota.Steps)]int64
+		for i, keep := range l.retention {
+			before[i] = t - int64(keep/time.Second)
+		}
+		if perr := l.store.Prune(before); perr != nil && err == nil {
+			err = fmt.Errorf("dropping old usage: %w", perr)
+		}
+	}
+	return err
+}
+
+// Checkpoint moves what the journal holds into the store's tables. After an
+// error nothing is lost: the next one does the rest.
+func (l *Ledger) Checkpoint(now time.Time) error {
+	l.checkpointMu.Lock()
+	defer l.checkpointMu.Unlock()
+	records, through, err := l.store.Cut()
+	if err != nil {
+		return fmt.Errorf("cutting the journal: %w", err)
+	}
+	rows := rollup{ledger: l}
+	for r := range records {
+		rows.add(r)
+	}
+	l.waiting = append(l.waiting, rows.checkpoints(through)...)
+	if err := l.writeWaiting(l.collect()); err != nil {
+		return fmt.Errorf("writing a checkpoint: %w", err)
+	}
+	return nil
+}
+
+// collect takes the accounts that changed, and the reservations that opened or
+// ended, since the last checkpoint.
+func (l *Ledger) collect() (last quota.Checkpoint) {
+	l.dirtyMu.Lock()
+	dirty := l.dirty
+	l.dirty = nil
+	last.Resolved, l.resolved = l.resolved, nil
+	l.dirtyMu.Unlock()
+	last.Accounts = make([]quota.AccountCounters, len(dirty))
+	for i, a := range dirty {
+		c := &last.Accounts[i]
+		c.ID = a.id
+		a.mu.Lock()
+		a.dirty = false
+		a.dump(&c.Counters)
+		for r := a.opened; r != nil; r = r.next {
+			if !r.kept {
+				r.kept = true
+				rec := r.record
+				rec.Shares = append([]quota.Share(nil), rec.Shares...)
+				last.Opened = append(last.Opened, rec)
+			}
+		}
+		a.mu.Unlock()
+	}
+	return last
+}
+
+// writeWaiting writes the checkpoints that wait, and the accounts and
+// reservations of last with the final one.
+func (l *Ledger) writeWaiting(last quota.Checkpoint) error {
+	n := len(l.waiting) - 1
+	w := &l.waiting[n]
+	w.Accounts = append(w.Accounts, last.Accounts...)
+	w.Opened = append(w.Opened, last.Opened...)
+	w.Resolved = append(w.Resolved, last.Resolved...)
+	// What the tables hold must never be ahead of the journal.
+	var seq uint64
+	for i := range w.Accounts {
+		seq = max(seq, w.Accounts[i].Seq)
+	}
+	if err := l.store.Flush(seq); err != nil {
+		return err
+	}
+	for i := range l.waiting {
+		cp := &l.waiting[i]
+		cp.Trim = i == n
+		if err := l.store.Checkpoint(cp); err != nil {
+			l.waiting = append([]quota.Checkpoint(nil), l.waiting[i:]...)
+			return err
+		}
+	}
+	l.waiting = nil
+	return nil
+}
+
+// rollup turns records into rows of usage. Requests are counted when they are
+// settled, in the slot in which they were admitted.
+type rollup struct {
+	ledger *Ledger
+	rows   map[quota.Slot]*quota.Totals
+	done   []quota.Checkpoint
+	seq    uint64
+}
+
+func (u *rollup) add(r *quota.Record) {
+	var t quota.Totals
+	at := r.Time
+	switch r.Kind {
+	case quota.RecordSettle:
+		t = r.Outcome.Settled()
+		t.Requests = 1
+		at = r.Opened
+	case quota.RecordRefuse:
+		t.Refused = 1
+	default:
+		return
+	}
+	if u.rows == nil {
+		u.rows = make(map[quota.Slot]*quota.Totals)
+	}
+	slot := quota.Slot{
+		Key: r.Key, Group: r.Group,
+		Model: u.ledger.models.name(r.Model, r.Kind == quota.RecordSettle && !r.Outcome.Failed),
+	}
+	for _, step := range quota.Steps {
+		slot.Step, slot.Start = step, step.Start(at/int64(time.Second))
+		sum := u.rows[slot]
+		if sum == nil {
+			sum = new(quota.Totals)
+			u.rows[slot] = sum
+		}
+		sum.Add(&t)
+	}
+	u.seq = r.Seq
+	if len(u.rows) > quota.MaxCheckpointRows-len(quota.Steps) {
+		u.end()
+	}
+}
+
+// end makes a checkpoint of the rows so far.
+func (u *rollup) end() {
+	rows := make([]quota.Row, 0, len(u.rows))
+	for slot, sum := range u.rows {
+		rows = append(rows, quota.Row{Slot: slot, Totals: *sum})
+	}
+	u.done = append(u.done, quota.Checkpoint{Through: u.seq, Rows: rows})
+	u.rows = nil
+}
+
+// checkpoints returns at least one, the last of which reaches through.
+func (u *rollup) checkpoints(through uint64) []quota.Checkpoint {
+	u.seq = through
+	u.end()
+	return u.done
+}
+
+// dump writes the account's counters to c. The account is locked.
+func (a *Account) dump(c *quota.Counters) {
+	*c = quota.Counters{
+		Seq:         a.seq,
+		QuotaNumber: a.quota.number, QuotaPeriod: a.quota.period,
+		QuotaUsed: a.quota.used, QuotaGranted: a.quota.granted,
+		DayNumber: a.day.number, DayPeriod: a.day.period,
+		DayRequests: a.day.requests, DayTokens: a.day.tokens,
+		MinuteNumber: a.minute, LastUsed: a.lastUsed,
+	}
+	c.RequestsBucket, c.Requests = a.requests.Dump()
+	c.TokensBucket, c.Tokens = a.tokens.Dump()
+}
+
+// restore sets the account to what was dumped. Buckets after tick's, as a clock
+// that was set back leaves them, count from now.
+func (a *Account) restore(c *quota.Counters, tick int64) {
+	a.seq = c.Seq
+	a.quota = quotaCounter{number: c.QuotaNumber, period: c.QuotaPeriod, used: c.QuotaUsed, granted: c.QuotaGranted}
+	a.day = dayCounter{number: c.DayNumber, period: c.DayPeriod, requests: c.DayRequests, tokens: c.DayTokens}
+	a.minute, a.lastUsed = c.MinuteNumber, c.LastUsed
+	a.requests.Restore(tick, c.RequestsBucket, c.Requests)
+	a.tokens.Restore(tick, c.TokensBucket, c.Tokens)
+}
+
+// evict lets go of keys that are idle. Nothing of them is lost: what they used
+// is in the tables, and Account reads it again.
+func (l *Ledger) evict(now time.Time) {
+	l.directory.Lock()
+	defer l.directory.Unlock()
+	before := now.Add(-idleAfter).UnixNano()
+	for a := range l.accounts.all {
+		if a.id.Kind() != quota.KindKey {
+			continue
+		}
+		a.mu.Lock()
+		p := a.policy.Load()
+		if !a.dirty && a.opened == nil && a.inFlight == 0 && a.lastUsed < before {
+			a.gone = true
+			l.accounts.remove(a.id)
+			if p != nil {
+				l.forget(p.Key)
+			}
+		}
+		a.mu.Unlock()
+	}
+}
+
+// forget drops the secrets of a key from memory.
+func (l *Ledger) forget(k *quota.Key) {
+	for _, s := range k.Secrets {
+		l.secrets.remove(s.Hash)
+	}
+}

@@ -1,0 +1,288 @@
+package ledger
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/llm-quota/caddy-llm-quota/quota"
+)
+
+// Config is the part of the ledger that a configuration sets.
+type Config struct {
+	// Zone is the time zone of accounts that name none; empty: UTC.
+	Zone   string
+	Groups []ConfigGroup
+	Keys   []ConfigKey
+}
+
+// ConfigGroup is a group of the configuration, its parent by name.
+type ConfigGroup struct {
+	Name   string
+	Parent string
+	quota.GroupRules
+}
+
+// ConfigKey is a key of the configuration, its group by name. It has a Secret
+// or the Digest of one.
+type ConfigKey struct {
+	Name   string
+	Group  string
+	Secret string
+	Digest *[sha256.Size]byte
+	quota.KeyRules
+}
+
+// Validate checks the configuration by itself, without a store. The error
+// names the key or group that is wrong.
+func (c *Config) Validate() error {
+	if _, err := quota.LoadZone(c.Zone); err != nil {
+		return err
+	}
+	parents := make(map[string]string, len(c.Groups))
+	for i := range c.Groups {
+		g := &c.Groups[i]
+		if _, ok := parents[g.Name]; ok {
+			return fmt.Errorf("group %q is there twice: %w", g.Name, quota.ErrInvalid)
+		}
+		if err := errors.Join(quota.ValidName(g.Name), g.Validate(c.Zone)); err != nil {
+			return fmt.Errorf("group %q: %w", g.Name, err)
+		}
+		parents[g.Name] = g.Parent
+	}
+	for name := range parents {
+		depth := 0
+		for up := name; up != ""; up = parents[up] {
+			if _, ok := parents[up]; !ok {
+				return fmt.Errorf("group %q: there is no group %q: %w", name, up, quota.ErrInvalid)
+			}
+			if depth++; depth > quota.MaxDepth {
+				return fmt.Errorf("group %q stands in a circle of parents, or under more than %d groups: %w", name, quota.MaxDepth-1, quota.ErrInvalid)
+			}
+		}
+	}
+	names := make(map[string]bool, len(c.Keys))
+	secrets := make(map[[sha256.Size]byte]string, len(c.Keys))
+	for i := range c.Keys {
+		k := &c.Keys[i]
+		if names[k.Name] {
+			return fmt.Errorf("key %q is there twice: %w", k.Name, quota.ErrInvalid)
+		}
+		names[k.Name] = true
+		if err := k.validate(c.Zone); err != nil {
+			return fmt.Errorf("key %q: %w", k.Name, err)
+		}
+		if _, ok := parents[k.Group]; k.Group != "" && !ok {
+			return fmt.Errorf("key %q: there is no group %q: %w", k.Name, k.Group, quota.ErrInvalid)
+		}
+		d := k.digest()
+		if other, ok := secrets[d]; ok {
+			return fmt.Errorf("keys %q and %q have the same secret: %w", other, k.Name, quota.ErrInvalid)
+		}
+		secrets[d] = k.Name
+	}
+	return nil
+}
+
+func (k *ConfigKey) validate(zone string) error {
+	if err := errors.Join(quota.ValidName(k.Name), k.KeyRules.Validate(zone)); err != nil {
+		return err
+	}
+	switch {
+	case k.Secret == "" && k.Digest == nil:
+		return fmt.Errorf("the secret is missing or empty: %w", quota.ErrInvalid)
+	case k.Secret != "" && k.Digest != nil:
+		return fmt.Errorf("secret and secret_sha256 exclude one another: %w", quota.ErrInvalid)
+	case k.Secret != "":
+		_, err := quota.ImportedPrefix(k.Secret)
+		return err
+	}
+	return nil
+}
+
+func (k *ConfigKey) digest() [sha256.Size]byte {
+	if k.Digest != nil {
+		return *k.Digest
+	}
+	return sha256.Sum256([]byte(k.Secret))
+}
+
+// Configure makes the directory hold what c says: it makes what is missing,
+// takes over what the API made under the same name, and disables what a
+// configuration made before and c lacks. Disabled, grants and counters stay.
+func (l *Ledger) Configure(now time.Time, c *Config) error {
+	if err := c.Validate(); err != nil {
+		return err
+	}
+	zone := c.Zone
+	if zone == "" {
+		zone = "UTC"
+	}
+	l.directory.Lock()
+	defer l.directory.Unlock()
+	before := l.settings.Load()
+	if before.zone != zone {
+		l.settings.Store(&settings{zone: zone})
+	}
+	ch := changes{ledger: l, now: now, present: map[quota.ID]bool{}, groupIDs: map[string]quota.ID{"": 0}}
+	err := errors.Join(ch.setGroups(c.Groups))
+	if err == nil {
+		err = errors.Join(ch.setKeys(c.Keys), ch.remove())
+	}
+	if err == nil && len(ch.keys)+len(ch.groups) > 0 {
+		err = l.store.Put(ch.keys, ch.groups)
+	}
+	if err != nil {
+		l.settings.Store(before)
+		return fmt.Errorf("applying the configured keys and groups: %w", err)
+	}
+	l.counted = false
+	for _, g := range ch.groups {
+		err = errors.Join(err, l.changedGroup(now, g))
+	}
+	for _, k := range ch.keys {
+		err = errors.Join(err, l.changedKey(now, k))
+	}
+	return err
+}
+
+// changes collects what a configuration changes in the directory.
+type changes struct {
+	ledger   *Ledger
+	now      time.Time
+	keys     []*quota.Key
+	groups   []*quota.Group
+	groupIDs map[string]quota.ID
+	present  map[quota.ID]bool
+}
+
+func (ch *changes) setGroups(groups []ConfigGroup) error {
+	records := make([]*quota.Group, len(groups))
+	before := make([][]byte, len(groups))
+	for i := range groups {
+		id, err := ch.ledger.store.ByName(quota.KindGroup, groups[i].Name)
+		switch {
+		case err == nil:
+			if records[i], err = ch.ledger.store.Group(id); err != nil {
+				return err
+			}
+			before[i] = image(records[i])
+		case errors.Is(err, quota.ErrNotFound):
+			records[i] = ch.ledger.newGroup(ch.now, &NewGroup{Name: groups[i].Name}, quota.SourceConfig)
+		default:
+			return err
+		}
+		ch.groupIDs[groups[i].Name] = records[i].ID
+		ch.present[records[i].ID] = true
+	}
+	for i, g := range records {
+		g.Source, g.Removed, g.Parent, g.GroupRules = quota.SourceConfig, false, ch.groupIDs[groups[i].Parent], groups[i].GroupRules
+		if string(before[i]) != string(image(g)) {
+			g.UpdatedAt = stamp(ch.now)
+			ch.groups = append(ch.groups, g)
+		}
+	}
+	return nil
+}
+
+func (ch *changes) setKeys(keys []ConfigKey) error {
+	l := ch.ledger
+	holders := make(map[quota.SecretHash]string, len(keys))
+	for i := range keys {
+		spec := &keys[i]
+		hash := quota.HashDigest(l.store.HashKey(), spec.digest())
+		holders[hash] = spec.Name
+		var k *quota.Key
+		var before []byte
+		id, err := l.store.ByName(quota.KindKey, spec.Name)
+		switch {
+		case err == nil:
+			if k, err = l.store.Key(id); err != nil {
+				return err
+			}
+			before = image(k)
+		case errors.Is(err, quota.ErrNotFound):
+			l.lastID = quota.NextID(quota.KindKey, l.lastID, ch.now)
+			k = &quota.Key{ID: l.lastID, Name: spec.Name, CreatedAt: stamp(ch.now), UpdatedAt: stamp(ch.now)}
+		default:
+			return err
+		}
+		ch.present[k.ID] = true
+		k.Source, k.Removed, k.Group, k.KeyRules = quota.SourceConfig, false, ch.groupIDs[spec.Group], spec.KeyRules
+		if len(k.Secrets) != 1 || k.Secrets[0].Hash != hash {
+			k.Secrets = []quota.Secret{{Hash: hash}}
+			k.Prefix = ""
+			if spec.Secret != "" {
+				k.Prefix, _ = quota.ImportedPrefix(spec.Secret)
+			}
+		}
+		if string(before) != string(image(k)) {
+			k.UpdatedAt = stamp(ch.now)
+			ch.keys = append(ch.keys, k)
+		}
+	}
+	return ch.secretsFree(holders)
+}
+
+// secretsFree returns an error if a key outside the configuration has one of
+// the configured secrets.
+func (ch *changes) secretsFree(holders map[quota.SecretHash]string) error {
+	for hash, name := range holders {
+		id, err := ch.ledger.store.KeyBySecret(hash)
+		if errors.Is(err, quota.ErrNotFound) || (err == nil && ch.present[id]) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		other, err := ch.ledger.store.Key(id)
+		if err != nil {
+			return err
+		}
+		return fmt.Errorf("key %q: key %q has this secret already: %w", name, other.Name, quota.ErrConflict)
+	}
+	return nil
+}
+
+// remove marks what an earlier configuration made and this one lacks.
+func (ch *changes) remove() error {
+	ids, err := ch.ledger.store.Configured()
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		switch {
+		case ch.present[id]:
+		case id.Kind() == quota.KindKey:
+			k, err := ch.ledger.store.Key(id)
+			if err != nil {
+				return err
+			}
+			if !k.Removed && k.Living() {
+				k.Removed, k.UpdatedAt = true, stamp(ch.now)
+				ch.keys = append(ch.keys, k)
+			}
+		default:
+			g, err := ch.ledger.store.Group(id)
+			if err != nil {
+				return err
+			}
+			if !g.Removed && g.Living() {
+				g.Removed, g.UpdatedAt = true, stamp(ch.now)
+				ch.groups = append(ch.groups, g)
+			}
+		}
+	}
+	return nil
+}
+
+// image is a record as it is stored, to see whether it was changed.
+func image(record any) []byte {
+	b, err := json.Marshal(record)
+	if err != nil { // records hold nothing that JSON cannot
+		panic(err)
+	}
+	return b
+}

@@ -1,0 +1,193 @@
+package ledger
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/llm-quota/caddy-llm-quota/quota"
+)
+
+// LimitState is where one limit of an account stands.
+type LimitState struct {
+	Limit    quota.LimitName
+	Max      int64 // the limit, with grants
+	Used     int64 // of a per-minute limit with what calls under way hold
+	Reserved int64
+	Granted  int64
+	// Remaining is never negative.
+	Remaining int64
+	// ResetsAt is when the period ends or the window is empty; zero: never, or
+	// it is empty.
+	ResetsAt time.Time
+}
+
+// State is where an account stands.
+type State struct {
+	Policy   *Policy
+	Limits   []LimitState // of the limits that it has, in the order of quota.LimitNames
+	LastUsed time.Time    // zero: never
+}
+
+// State returns where a key or group stands now. It changes nothing.
+func (l *Ledger) State(now time.Time, id quota.ID) (*State, error) {
+	a, err := l.Account(now, id)
+	if err != nil {
+		return nil, err
+	}
+	p, err := l.Policy(now, a)
+	if err != nil {
+		return nil, err
+	}
+	tick := l.tick(now)
+	s := &State{Policy: p}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.lastUsed != 0 {
+		s.LastUsed = time.Unix(0, a.lastUsed).UTC()
+	}
+	quotaWas, dayWas := a.quota, a.day
+	defer func() { a.quota, a.day = quotaWas, dayWas }()
+	if p.schedule != nil && over(a.quota.period, now) {
+		a.quota = quotaCounter{period: p.schedule.At(now)}
+	}
+	if over(a.day.period, now) {
+		a.day = dayCounter{period: p.day.At(now)}
+	}
+	for kind := range limitKinds {
+		c := a.state(kind, p, tick)
+		if c.max == none {
+			continue
+		}
+		v := LimitState{
+			Limit: kind.name(), Max: c.max, Used: c.used, Reserved: c.reserved,
+			Remaining: max(c.max-c.used-c.reserved, 0),
+		}
+		if kind == tokenQuota {
+			v.Granted = a.quota.granted
+		}
+		if v.Used > 0 || (kind != requestsPerMinute && kind != tokensPerMinute) {
+			v.ResetsAt = a.resetsAt(kind, now, tick).UTC()
+		}
+		s.Limits = append(s.Limits, v)
+	}
+	return s, nil
+}
+
+func over(p quota.Period, now time.Time) bool { return p.End != 0 && now.Unix() >= p.End }
+
+// ErrNotResettable says that a limit cannot be reset by hand.
+var ErrNotResettable = errors.New("concurrent_requests cannot be reset")
+
+// Reset makes the named limits of this account alone count from nothing. Calls
+// under way settle into the history, not into the fresh period. A reset quota
+// loses what it was granted.
+func (l *Ledger) Reset(now time.Time, id quota.ID, limits []quota.LimitName) error {
+	for _, name := range limits {
+		if name == quota.ConcurrentRequests {
+			return fmt.Errorf("%w: %w", ErrNotResettable, quota.ErrInvalid)
+		}
+	}
+	return l.change(now, id, func(a *Account) (seq uint64) {
+		for _, name := range limits {
+			seq = l.store.Append(&quota.Record{
+				Kind: quota.RecordReset, Time: now.UnixNano(), Account: id,
+				Limit: name, Number: a.reset(name, 0),
+			})
+		}
+		return seq
+	})
+}
+
+// reset resets one limit, and returns the number of its new period: the given
+// one or, if that is 0, the next.
+func (a *Account) reset(limit quota.LimitName, number uint32) uint32 {
+	next := func(n uint32) uint32 {
+		if number != 0 {
+			return number
+		}
+		return n + 1
+	}
+	switch limit {
+	case quota.TokenQuota:
+		a.quota = quotaCounter{number: next(a.quota.number), period: a.quota.period}
+		return a.quota.number
+	case quota.TokensPerDay:
+		a.day = dayCounter{number: next(a.day.number), period: a.day.period, requests: a.day.requests}
+		return a.day.number
+	case quota.RequestsPerDay:
+		a.day.requests = 0
+		return a.day.number
+	case quota.TokensPerMinute:
+		a.minute = next(a.minute)
+		a.tokens.Clear()
+	case quota.RequestsPerMinute:
+		a.requests.Clear()
+	}
+	return a.minute
+}
+
+// Grant adds tokens to the current quota period of an account; a negative
+// number takes back. An account without a quota is a conflict.
+func (l *Ledger) Grant(now time.Time, id quota.ID, tokens int64) error {
+	if tokens < -quota.MaxAmount || tokens > quota.MaxAmount {
+		return fmt.Errorf("tokens %d is not between -2^53 and 2^53: %w", tokens, quota.ErrInvalid)
+	}
+	var failed error
+	err := l.change(now, id, func(a *Account) uint64 {
+		switch sum := a.quota.granted + tokens; {
+		case a.policy.Load().quotaMax == none:
+			failed = fmt.Errorf("%s has no quota to grant to: %w", id, quota.ErrConflict)
+			return 0
+		case math.Abs(float64(sum)) > quota.MaxAmount:
+			failed = fmt.Errorf("granted tokens would pass 2^53: %w", quota.ErrInvalid)
+			return 0
+		}
+		a.quota.granted += tokens
+		return l.store.Append(&quota.Record{
+			Kind: quota.RecordGrant, Time: now.UnixNano(), Account: id,
+			Number: a.quota.number, Amount: tokens,
+		})
+	})
+	return errors.Join(failed, err)
+}
+
+// change applies fn, which appends to the journal, to an account whose periods
+// are those of now.
+func (l *Ledger) change(now time.Time, id quota.ID, fn func(*Account) uint64) error {
+	for {
+		a, err := l.Account(now, id)
+		if err != nil {
+			return err
+		}
+		p, err := l.Policy(now, a)
+		if err != nil {
+			return err
+		}
+		a.mu.Lock()
+		if a.gone {
+			a.mu.Unlock()
+			continue
+		}
+		l.turn(now, a, p)
+		seq := fn(a)
+		if seq != 0 {
+			l.touched([]*Account{a}, seq)
+		}
+		a.mu.Unlock()
+		if seq == 0 {
+			return nil
+		}
+		return l.flush(seq)
+	}
+}
+
+// Usage calls fn for each row of usage that q selects. Everything settled
+// before the call is in.
+func (l *Ledger) Usage(now time.Time, q quota.RowQuery, fn func(*quota.Row) error) error {
+	if err := l.Checkpoint(now); err != nil {
+		return err
+	}
+	return l.store.Usage(q, fn)
+}

@@ -1,0 +1,169 @@
+package ledger
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/llm-quota/caddy-llm-quota/quota"
+)
+
+// findLastID finds the greatest ID in use.
+func (l *Ledger) findLastID() error {
+	err := l.store.Keys(0, func(k *quota.Key) bool {
+		l.lastID = k.ID
+		return false
+	})
+	return errors.Join(err, l.store.Groups(0, func(g *quota.Group) bool {
+		l.lastID = max(l.lastID, g.ID)
+		return false
+	}))
+}
+
+// recover applies what the journal holds beyond the tables: to each account
+// the records that its counters do not include, to the history those after the
+// last checkpoint. Reservations that nobody can settle any more are charged at
+// what they held.
+func (l *Ledger) recover(now time.Time) error {
+	tick := l.tick(now)
+	open := map[uint64]*quota.Record{}
+	var history []*quota.Record
+	keep := func(r *quota.Record) *quota.Record {
+		c := *r
+		c.Shares = slices.Clone(r.Shares)
+		return &c
+	}
+	through, err := l.store.Recover(
+		func(r *quota.Record) error {
+			open[r.ID] = keep(r)
+			return nil
+		},
+		func(r *quota.Record) error {
+			switch r.Kind {
+			case quota.RecordOpen:
+				open[r.ID] = keep(r)
+			case quota.RecordSettle:
+				if _, ok := open[r.ID]; ok {
+					delete(open, r.ID)
+					l.resolved = append(l.resolved, r.ID)
+				}
+				history = append(history, keep(r))
+			case quota.RecordRefuse:
+				history = append(history, keep(r))
+			}
+			return l.replay(r, tick)
+		})
+	if err != nil {
+		return err
+	}
+	rows := rollup{ledger: l}
+	last := through
+	for _, r := range history {
+		if r.Seq > through {
+			rows.add(r)
+			last = r.Seq
+		}
+	}
+	l.waiting = rows.checkpoints(last)
+	for id, r := range open {
+		if err := l.charge(now, r); err != nil {
+			return err
+		}
+		l.resolved = append(l.resolved, id)
+	}
+	return l.Checkpoint(now)
+}
+
+// charge settles a reservation that was open when the process ended.
+func (l *Ledger) charge(now time.Time, r *quota.Record) error {
+	r.Kind, r.Opened, r.OpenTick = quota.RecordSettle, r.Time, r.Tick
+	r.Time, r.Tick = now.UnixNano(), l.tick(now)
+	r.Outcome = quota.Outcome{Tokens: quota.Tokens{Input: r.Reserved}, Estimated: true, Failed: true}
+	l.store.Append(r)
+	return l.replay(r, r.Tick)
+}
+
+// replay applies one record to the accounts that do not have it yet.
+func (l *Ledger) replay(r *quota.Record, tick int64) error {
+	if r.Kind == quota.RecordOpen || r.Kind == quota.RecordSettle {
+		for i := range r.Shares {
+			a, err := l.replayed(r.Shares[i].Account, r.Seq, tick)
+			if err != nil {
+				return err
+			}
+			if a != nil {
+				a.again(&r.Shares[i], r, tick)
+			}
+		}
+		return nil
+	}
+	if r.Account == 0 {
+		return nil
+	}
+	a, err := l.replayed(r.Account, r.Seq, tick)
+	if a != nil {
+		a.change(r)
+	}
+	return err
+}
+
+// replayed returns the account if it lacks the record seq, and notes that it
+// has it now.
+func (l *Ledger) replayed(id quota.ID, seq uint64, tick int64) (*Account, error) {
+	a, ok := l.accounts.get(id)
+	if !ok {
+		a = &Account{id: id}
+		var c quota.Counters
+		if err := l.store.Counters(id, &c); err == nil {
+			a.restore(&c, tick)
+		} else if !errors.Is(err, quota.ErrNotFound) {
+			return nil, fmt.Errorf("reading the counters of %s: %w", id, err)
+		}
+		l.accounts.put(id, a)
+	}
+	if a.seq >= seq {
+		return nil, nil
+	}
+	l.touched([]*Account{a}, seq)
+	return a, nil
+}
+
+// again does to an account what an admission or a settlement did. Reserved
+// amounts are not kept: by the end of the recovery nothing is reserved.
+func (a *Account) again(s *quota.Share, r *quota.Record, tick int64) {
+	at := min(r.Tick, tick) // a clock that was set back must not block
+	if r.Kind == quota.RecordOpen {
+		if s.Day == a.day.number {
+			a.day.requests++
+		}
+		if s.Minute == a.minute {
+			a.requests.Add(at, 1)
+			a.tokens.Add(at, r.Reserved)
+		}
+		a.lastUsed = max(a.lastUsed, r.Time)
+		return
+	}
+	a.give(s, at, min(r.OpenTick, tick), r.Reserved, r.Outcome.Tokens.Charge())
+	a.quota.reserved, a.day.reserved = 0, 0
+}
+
+// change does to an account what a turn, a reset, a grant or a setting did.
+func (a *Account) change(r *quota.Record) {
+	switch {
+	case r.Kind == quota.RecordTurn && r.Limit == quota.TokenQuota:
+		a.quota = quotaCounter{number: r.Number, period: r.Period}
+	case r.Kind == quota.RecordTurn:
+		a.day = dayCounter{number: r.Number, period: r.Period}
+	case r.Kind == quota.RecordReset:
+		a.reset(r.Limit, r.Number)
+	case r.Kind == quota.RecordGrant && r.Number == a.quota.number:
+		a.quota.granted += r.Amount
+	case r.Kind == quota.RecordSet && r.Limit == quota.TokenQuota:
+		a.quota.number, a.quota.used, a.quota.period = r.Number, r.Amount, r.Period
+	case r.Kind == quota.RecordSet && r.Limit == quota.TokensPerDay:
+		a.day.number, a.day.tokens, a.day.period = r.Number, r.Amount, r.Period
+	case r.Kind == quota.RecordSet && r.Limit == quota.RequestsPerDay:
+		a.day.requests = r.Amount
+	}
+}

@@ -1,0 +1,301 @@
+package ledger
+
+import (
+	"time"
+
+	"github.com/llm-quota/caddy-llm-quota/quota"
+)
+
+// maxChain is the most accounts that one call is charged to.
+const maxChain = quota.MaxDepth + 1
+
+// Call is what a call asks of its limits.
+type Call struct {
+	Model string
+	// Input is the estimate of its input tokens. 0 is a call that is charged
+	// no tokens: limits on tokens do not refuse it, unless they are 0.
+	Input int64
+	// Output is how many tokens to hold for the answer. Fewer are held when
+	// fewer are left.
+	Output int64
+	// Observe admits the call whatever the limits say.
+	Observe bool
+}
+
+// Reservation is what was taken for one call, until Settle. The zero value is
+// ready for Reserve; it must not be copied, nor used again before it is
+// settled.
+type Reservation struct {
+	// Rates is the state of the limits just after the reservation.
+	Rates quota.Rates
+	// Held is how many tokens were reserved.
+	Held int64
+	// Observed is what would have refused the call, had it not been asked to
+	// be observed only.
+	Observed *quota.Refusal
+
+	accounts [maxChain]*Account // in locking order, the key first
+	policies [maxChain]*Policy
+	n        int
+	shares   [maxChain]quota.Share
+	record   quota.Record
+	settled  bool
+
+	next, prev *Reservation // in the key's list of open ones
+	kept       bool         // in the store's tables
+}
+
+// chain collects a and every group above it, in the order in which they are
+// locked: the key, then the groups by ID. That order holds for all calls,
+// however groups are moved under one another, so that no two calls ever wait
+// for each other.
+func (r *Reservation) chain(a *Account, p *Policy) {
+	r.n = 0
+	for a != nil && r.n < maxChain {
+		i := r.n
+		for ; i > 1 && r.accounts[i-1].id > a.id; i-- {
+			r.accounts[i], r.policies[i] = r.accounts[i-1], r.policies[i-1]
+		}
+		r.accounts[i], r.policies[i] = a, p
+		r.n++
+		a, p = p.above, p.from
+	}
+}
+
+func (r *Reservation) lock() (gone bool) {
+	for _, a := range r.accounts[:r.n] {
+		a.mu.Lock()
+		gone = gone || a.gone
+	}
+	return gone
+}
+
+func (r *Reservation) unlock() {
+	for i := r.n - 1; i >= 0; i-- {
+		r.accounts[i].mu.Unlock()
+	}
+}
+
+// Reserve admits a call of key a: it takes one request and up to
+// c.Input+c.Output tokens on every limit of the key and all its groups, at
+// once, or nothing. The refusal is nil when the call is admitted; then r must
+// be settled, exactly once, whatever happens. Of several limits that refuse,
+// the one that frees last is told. The error is quota.ErrClosed, or a store
+// that cannot be read; it is never for a limit.
+func (l *Ledger) Reserve(now time.Time, a *Account, c Call, r *Reservation) (*quota.Refusal, error) {
+	tick := l.tick(now)
+	for {
+		p, err := l.Policy(now, a)
+		if err != nil {
+			return nil, err
+		}
+		r.chain(a, p)
+		if !r.lock() {
+			break
+		}
+		r.unlock()
+		if a, err = l.Account(now, a.id); err != nil {
+			return nil, err
+		}
+	}
+	for i, a := range r.accounts[:r.n] {
+		l.turn(now, a, r.policies[i])
+	}
+	hold := c.Input + c.Output
+	ref, left := r.check(now, tick, c)
+	if !c.Observe {
+		if ref != nil {
+			r.unlock()
+			l.refused(now, a, r.policies[0], c.Model)
+			return ref, nil
+		}
+		hold = min(hold, left)
+	}
+	r.Held, r.Observed, r.settled, r.kept = hold, ref, false, false
+	seq := l.take(now, tick, c, r)
+	r.rates(now, tick)
+	r.unlock()
+	l.open.Add(1)
+	l.held.Add(hold)
+	return nil, l.flush(seq)
+}
+
+// check finds what refuses the call, and how many tokens are left for it on
+// the tightest limit. It changes nothing but the windows' idea of the time.
+func (r *Reservation) check(now time.Time, tick int64, c Call) (worst *quota.Refusal, left int64) {
+	left = quota.MaxAmount
+	for i, a := range r.accounts[:r.n] {
+		p := r.policies[i]
+		for kind := range limitKinds {
+			s := a.state(kind, p, tick)
+			if s.max == none {
+				continue
+			}
+			need := int64(1)
+			if kind.tokens() {
+				if need = c.Input; need == 0 && s.max > 0 {
+					continue
+				}
+				left = min(left, max(s.max-s.used-s.reserved, 0))
+			}
+			if s.used+s.reserved+need <= s.max && s.max > 0 {
+				continue
+			}
+			ref := a.refusal(kind, s, max(need, 1), now, tick)
+			ref.AccountName = p.Name
+			if worst == nil || later(ref, worst) {
+				worst = ref
+			}
+		}
+	}
+	return worst, left
+}
+
+// later tells whether a frees after b. What never frees comes last of all, and
+// among those what no reset cures.
+func later(a, b *quota.Refusal) bool {
+	rank := func(r *quota.Refusal) int64 {
+		switch {
+		case r.Wait != quota.Never:
+			return int64(r.Wait)
+		case r.Reason == quota.TooManyTokens:
+			return 1<<63 - 1
+		}
+		return 1<<63 - 2
+	}
+	return rank(a) > rank(b)
+}
+
+// take does what Reserve has decided. The accounts are locked.
+func (l *Ledger) take(now time.Time, tick int64, c Call, r *Reservation) uint64 {
+	for i, a := range r.accounts[:r.n] {
+		a.quota.reserved += r.Held
+		a.day.reserved += r.Held
+		a.day.requests++
+		a.inFlight++
+		a.requests.Add(tick, 1)
+		a.tokens.Add(tick, r.Held)
+		a.lastUsed = max(a.lastUsed, now.UnixNano())
+		r.shares[i] = quota.Share{Account: a.id, Quota: a.quota.number, Day: a.day.number, Minute: a.minute}
+	}
+	key := r.accounts[0]
+	r.record = quota.Record{
+		Kind: quota.RecordOpen, Time: now.UnixNano(), Tick: tick,
+		Key: key.id, Group: r.policies[0].groupID(), Model: c.Model,
+		Shares: r.shares[:r.n], Reserved: r.Held,
+	}
+	seq := l.store.Append(&r.record)
+	r.record.ID = seq
+	l.touched(r.accounts[:r.n], seq)
+	r.prev, r.next = nil, key.opened
+	if r.next != nil {
+		r.next.prev = r
+	}
+	key.opened = r
+	return seq
+}
+
+func (p *Policy) groupID() quota.ID {
+	if p.Key != nil {
+		return p.Key.Group
+	}
+	return p.Group.Parent
+}
+
+// touched notes that record seq changed the accounts, which are locked.
+func (l *Ledger) touched(accounts []*Account, seq uint64) {
+	for _, a := range accounts {
+		a.seq = seq
+		if a.dirty {
+			continue
+		}
+		a.dirty = true
+		l.dirtyMu.Lock()
+		l.dirty = append(l.dirty, a)
+		l.dirtyMu.Unlock()
+	}
+}
+
+// refused counts a refusal, in the history alone.
+func (l *Ledger) refused(now time.Time, a *Account, p *Policy, model string) {
+	l.store.Append(&quota.Record{
+		Kind: quota.RecordRefuse, Time: now.UnixNano(),
+		Key: a.id, Group: p.groupID(), Model: model,
+	})
+}
+
+// Refused counts in the history a call of key a that was refused before its
+// limits were asked: a disabled key, a model that is not allowed.
+func (l *Ledger) Refused(now time.Time, a *Account, model string) {
+	if p := a.policy.Load(); p != nil {
+		l.refused(now, a, p, model)
+	}
+}
+
+// Settle ends a reservation: what was held is given back, and what o says was
+// used is charged to the periods in which the call was admitted. Of a
+// per-minute limit, the part that was held stays in the bucket of admission,
+// and what goes beyond counts now. Settling again does nothing.
+func (l *Ledger) Settle(now time.Time, r *Reservation, o quota.Outcome) error {
+	if r.n == 0 {
+		return nil
+	}
+	tick, charge := l.tick(now), o.Tokens.Charge()
+	r.lock()
+	if r.settled {
+		r.unlock()
+		return nil
+	}
+	r.settled = true
+	for i, a := range r.accounts[:r.n] {
+		a.inFlight--
+		a.give(&r.shares[i], tick, r.record.Tick, r.Held, charge)
+	}
+	if r.prev != nil {
+		r.prev.next = r.next
+	} else {
+		r.accounts[0].opened = r.next
+	}
+	if r.next != nil {
+		r.next.prev = r.prev
+	}
+	rec := &r.record
+	rec.Kind, rec.Opened, rec.OpenTick = quota.RecordSettle, rec.Time, rec.Tick
+	rec.Time, rec.Tick, rec.Outcome = now.UnixNano(), tick, o
+	seq := l.store.Append(rec)
+	l.touched(r.accounts[:r.n], seq)
+	if r.kept {
+		l.dirtyMu.Lock()
+		l.resolved = append(l.resolved, rec.ID)
+		l.dirtyMu.Unlock()
+	}
+	r.unlock()
+	l.open.Add(-1)
+	l.held.Add(-r.Held)
+	l.overage.Add(max(charge-r.Held, 0))
+	return l.flush(seq)
+}
+
+// Void ends a reservation of a call that used nothing.
+func (l *Ledger) Void(now time.Time, r *Reservation) error {
+	return l.Settle(now, r, quota.Outcome{Failed: true})
+}
+
+// give settles one account's share.
+func (a *Account) give(s *quota.Share, tick, openTick, held, charge int64) {
+	if s.Quota == a.quota.number {
+		a.quota.reserved -= held
+		a.quota.used += charge
+	}
+	if s.Day == a.day.number {
+		a.day.reserved -= held
+		a.day.tokens += charge
+	}
+	if s.Minute == a.minute {
+		if charge <= held {
+			a.tokens.Return(tick, openTick, held-charge)
+		} else {
+			a.tokens.Add(tick, charge-held)
+		}
+	}
+}
