@@ -25,20 +25,20 @@ const MaxDepth = 8
 // KeyRules is what is set on a key besides its name, its group and its secret.
 type KeyRules struct {
 	// When the key stops working. Default: never.
-	ExpiresAt *time.Time `json:"expires_at"`
+	ExpiresAt *time.Time `json:"expires_at,omitempty"`
 	// The models that the key may call: case-sensitive patterns over the whole
 	// name, in which * stands for any characters, "/" among them. Default: all.
-	Models []string `json:"models"`
+	Models []string `json:"models,omitempty"`
 	// The addresses from which the key may be used, as CIDR ranges. Default: all.
-	AllowedIPs []netip.Prefix `json:"allowed_ips"`
+	AllowedIPs []netip.Prefix `json:"allowed_ips,omitempty"`
 	// The shares of the quota, in percent, at which alerts fire. Default: the app's.
-	AlertAt []float64 `json:"alert_at"`
+	AlertAt []float64 `json:"alert_at,omitempty"`
 	// Free text by name, shown again in listings and placeholders.
-	Metadata map[string]string `json:"metadata"`
+	Metadata map[string]string `json:"metadata,omitempty"`
 	// The token quota. Default: the group's member value, else none.
-	Quota *Quota `json:"quota"`
+	Quota *Quota `json:"quota,omitempty"`
 	// The other limits.
-	Limits Limits `json:"limits"`
+	Limits Limits `json:"limits,omitzero"`
 }
 
 // Validate returns an error that names the field that is wrong.
@@ -114,22 +114,22 @@ func (k *Key) Living() bool { return k.DeletedAt.IsZero() }
 
 // Member is what the keys of a group inherit where they set nothing.
 type Member struct {
-	Quota  *Quota `json:"quota"`
-	Limits Limits `json:"limits"`
+	Quota  *Quota `json:"quota,omitempty"`
+	Limits Limits `json:"limits,omitzero"`
 }
 
 // GroupRules is what is set on a group besides its name and parent.
 type GroupRules struct {
 	// The token quota that the whole group shares. Default: none.
-	Quota *Quota `json:"quota"`
+	Quota *Quota `json:"quota,omitempty"`
 	// The other limits that the whole group shares.
-	Limits Limits `json:"limits"`
+	Limits Limits `json:"limits,omitzero"`
 	// The defaults of every key in the group that sets none itself.
-	Member Member `json:"member"`
+	Member Member `json:"member,omitzero"`
 	// The shares of the quota, in percent, at which alerts fire. Default: the app's.
-	AlertAt []float64 `json:"alert_at"`
+	AlertAt []float64 `json:"alert_at,omitempty"`
 	// Free text by name.
-	Metadata map[string]string `json:"metadata"`
+	Metadata map[string]string `json:"metadata,omitempty"`
 }
 
 // Validate returns an error that names the field that is wrong.
