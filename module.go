@@ -1,2 +1,554 @@
-// Package llmquota is a quota gate for LLM APIs behind Caddy.
+// Package llmquota is a quota gate for LLM APIs behind Caddy: it knows callers
+// by API key, admits calls within the limits of the key and of its groups,
+// meters the tokens that answers report, and charges them.
+//
+// This package is the only place that deals with Caddy's life cycle. What is
+// admitted and charged is decided in quota/ledger, what providers say is read
+// in dialect, what must last is kept in store, and whoever manages a running
+// gate comes through admin.
 package llmquota
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/llm-quota/caddy-llm-quota/admin"
+	"github.com/llm-quota/caddy-llm-quota/dialect"
+	"github.com/llm-quota/caddy-llm-quota/quota"
+	"github.com/llm-quota/caddy-llm-quota/quota/ledger"
+	"github.com/llm-quota/caddy-llm-quota/store/badger"
+)
+
+func init() {
+	caddy.RegisterModule(App{})
+	caddy.RegisterModule(Handler{})
+	caddy.RegisterModule(BadgerStore{})
+	caddy.RegisterModule(admin.API{})
+	httpcaddyfile.RegisterGlobalOption("llm_quota", parseApp)
+	httpcaddyfile.RegisterHandlerDirective("llm_quota", parseHandler)
+	httpcaddyfile.RegisterDirectiveOrder("llm_quota", httpcaddyfile.After, "templates")
+}
+
+// App holds the keys, the groups and the ledger that all `llm_quota` handlers
+// share. Without any option it keeps its ledger in a Badger store in Caddy's
+// data directory, and keys and groups are managed through the admin API.
+type App struct {
+	// Where keys, counters and usage are kept. Default: badger, in the folder
+	// llm_quota of Caddy's data directory.
+	StoreRaw json.RawMessage `json:"store,omitempty" caddy:"namespace=llm_quota.stores inline_key=engine"`
+	// The IANA time zone in which quotas and days are reckoned that name none.
+	// Default: UTC.
+	TimeZone string `json:"time_zone,omitempty"`
+	// How long usage is kept.
+	Retention Retention `json:"retention,omitzero"`
+	// Groups of keys, each under a shared budget.
+	Groups []ledger.ConfigGroup `json:"groups,omitempty"`
+	// API keys that the configuration sets. Others are made through the admin
+	// API.
+	Keys []ledger.ConfigKey `json:"keys,omitempty"`
+
+	config *ledger.Config
+	store  Store
+	pool   string // where the ledger is in the pool of open ones
+	logger *zap.Logger
+
+	// The ledger is needed by the app itself from Start to Cleanup, and by each
+	// of its requests: streams outlive Cleanup, and a request may come before
+	// Start, since apps are started in no fixed order.
+	refs    atomic.Int64
+	mu      sync.Mutex
+	keeper  *ledger.Keeper
+	started bool // the app itself is among refs, and its configuration applied
+	retired bool // Cleanup was called
+}
+
+// Retention is how long usage is kept, by the width of its time slots.
+type Retention struct {
+	// Usage by the minute. Default: 48h.
+	Minute caddy.Duration `json:"minute,omitempty"`
+	// Usage by the hour. Default: 90d.
+	Hour caddy.Duration `json:"hour,omitempty"`
+	// Usage by the day. Default: 1095d.
+	Day caddy.Duration `json:"day,omitempty"`
+}
+
+// Store is what a guest module of the namespace llm_quota.stores is.
+type Store interface {
+	// Location names what the store opens. Two configurations with the same
+	// location share one open store.
+	Location() (string, error)
+	// Open opens the store.
+	Open(logger *zap.Logger) (quota.Store, error)
+	// SyncEvery is how often the store wants its Sync called; 0: never.
+	SyncEvery() time.Duration
+}
+
+// CaddyModule returns the Caddy module information.
+func (App) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "llm_quota", New: func() caddy.Module { return new(App) }}
+}
+
+// Provision checks the configuration. It opens nothing, since `caddy validate`
+// runs it beside a running server.
+func (a *App) Provision(ctx caddy.Context) error {
+	a.logger = ctx.Logger()
+	if a.StoreRaw == nil {
+		a.StoreRaw = json.RawMessage(`{"engine":"badger"}`)
+	}
+	guest, err := ctx.LoadModule(a, "StoreRaw")
+	if err != nil {
+		return fmt.Errorf("loading the store module: %w", err)
+	}
+	a.store = guest.(Store)
+	if a.pool, err = a.store.Location(); err != nil {
+		return err
+	}
+	a.config, err = ledger.Config{
+		Zone: a.TimeZone, Groups: a.Groups, Keys: a.Keys,
+		Retention: [...]time.Duration{time.Duration(a.Retention.Minute), time.Duration(a.Retention.Hour), time.Duration(a.Retention.Day)},
+	}.Resolve(func(s string) (string, error) { return caddy.NewReplacer().ReplaceOrErr(s, true, true) })
+	if err != nil {
+		return err
+	}
+	return admin.RegisterMetrics(ctx.GetMetricsRegistry())
+}
+
+// Start opens the store, unless a request or an earlier configuration has, and
+// applies the configured keys and groups.
+func (a *App) Start() error {
+	if _, err := a.enter(); err != nil {
+		return err
+	}
+	a.leave()
+	return nil
+}
+
+// Stop does nothing: requests of this configuration may still be under way.
+func (a *App) Stop() error { return nil }
+
+// Cleanup lets go of the store as soon as the last request has been settled.
+func (a *App) Cleanup() error {
+	a.mu.Lock()
+	leave := a.started && !a.retired
+	a.retired = true
+	a.mu.Unlock()
+	if leave {
+		a.leave()
+	}
+	return nil
+}
+
+// Ledger returns the ledger, for those who look at or manage a running gate.
+func (a *App) Ledger() (*ledger.Ledger, error) {
+	l, err := a.enter()
+	if err == nil {
+		a.leave()
+	}
+	return l, err
+}
+
+// Version returns the version of this module, as the binary knows it.
+func (a *App) Version() string { return admin.Version() }
+
+// enter returns the ledger, which stays open until leave. The first call opens
+// it and applies the configuration.
+func (a *App) enter() (*ledger.Ledger, error) {
+	for {
+		n := a.refs.Load()
+		if n == 0 {
+			return a.open()
+		}
+		if a.refs.CompareAndSwap(n, n+1) {
+			return a.keeper.Ledger, nil
+		}
+	}
+}
+
+func (a *App) open() (*ledger.Ledger, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.refs.Load() > 0 {
+		a.refs.Add(1)
+		return a.keeper.Ledger, nil
+	}
+	b, err := acquire(a)
+	if err != nil {
+		return nil, err
+	}
+	refs := int64(1)
+	if !a.retired {
+		if err := b.keeper.Apply(time.Now(), a, a.config); err != nil {
+			release(a.pool)
+			return nil, err
+		}
+		a.started = true
+		refs++
+	}
+	a.keeper = b.keeper
+	a.refs.Store(refs)
+	return a.keeper.Ledger, nil
+}
+
+// leave ends what enter began.
+func (a *App) leave() {
+	k := a.keeper
+	if a.refs.Add(-1) > 0 {
+		return
+	}
+	k.Withdraw(time.Now(), a)
+	release(a.pool)
+}
+
+// books are the open ledgers by location, shared by the configurations that
+// overlap during a reload. booksMu is held over every load and every release:
+// the pool closes a store after it has forgotten it, and a directory cannot be
+// opened twice.
+var (
+	books   = caddy.NewUsagePool()
+	booksMu sync.Mutex
+)
+
+// book is an open ledger in the pool.
+type book struct {
+	keeper *ledger.Keeper
+	store  string // the options it was opened with
+}
+
+// Destruct closes the ledger when the last configuration has let go of it.
+func (b *book) Destruct() error {
+	admin.Unwatch(b.keeper.Ledger)
+	return b.keeper.Close(time.Now())
+}
+
+func acquire(a *App) (*book, error) {
+	booksMu.Lock()
+	defer booksMu.Unlock()
+	v, shared, err := books.LoadOrNew(a.pool, func() (caddy.Destructor, error) { return openBook(a) })
+	if err != nil {
+		return nil, fmt.Errorf("opening the store: %w", err)
+	}
+	b := v.(*book)
+	if shared && b.store != string(a.StoreRaw) && !a.retired {
+		a.logger.Warn("changed options of an open store take effect at the next restart", zap.String("location", a.pool))
+	}
+	return b, nil
+}
+
+func openBook(a *App) (_ caddy.Destructor, err error) {
+	defer func() { // a panic here would lock the pool for ever
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%s: %v", a.pool, p)
+		}
+	}()
+	st, err := a.store.Open(a.logger)
+	if err != nil {
+		return nil, err
+	}
+	logger := caddy.Log().Named("llm_quota") // it outlives this configuration
+	l, err := ledger.Open(st, time.Now(), func(op string, err error) {
+		admin.StoreError(op)
+		logger.Error("store failed; the gate goes on from memory", zap.String("op", op), zap.Error(err))
+	})
+	if err != nil {
+		return nil, errors.Join(err, st.Close())
+	}
+	admin.Watch(l)
+	return &book{ledger.Keep(l, a.store.SyncEvery()), string(a.StoreRaw)}, nil
+}
+
+func release(location string) {
+	booksMu.Lock()
+	defer booksMu.Unlock()
+	if _, err := books.Delete(location); err != nil {
+		caddy.Log().Named("llm_quota").Error("closing the store", zap.Error(err))
+	}
+}
+
+// BadgerStore keeps everything in an embedded Badger database beside a journal
+// file, on this machine. It needs no server.
+type BadgerStore struct {
+	// The directory. It is made with mode 0700 if it does not exist, and only
+	// one process may use it at a time. Default: the folder llm_quota in
+	// Caddy's data directory.
+	Dir string `json:"dir,omitempty"`
+	// The most of the ledger that a power loss may take; nothing is lost when
+	// the process dies. 0 syncs every commit to disk. Default: 1s.
+	SyncInterval *caddy.Duration `json:"sync_interval,omitempty"`
+}
+
+// CaddyModule returns the Caddy module information.
+func (BadgerStore) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "llm_quota.stores.badger", New: func() caddy.Module { return new(BadgerStore) }}
+}
+
+// Location returns the directory, absolute and without symbolic links.
+func (b *BadgerStore) Location() (string, error) {
+	dir, err := caddy.NewReplacer().ReplaceOrErr(b.Dir, true, true)
+	if err != nil {
+		return "", fmt.Errorf("store directory: %w", err)
+	}
+	if dir == "" {
+		dir = filepath.Join(caddy.AppDataDir(), "llm_quota")
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return "", fmt.Errorf("store directory: %w", err)
+	}
+	if real, err := filepath.EvalSymlinks(dir); err == nil {
+		dir = real
+	}
+	return dir, nil
+}
+
+// SyncEvery returns the interval at which the store is synced.
+func (b *BadgerStore) SyncEvery() time.Duration {
+	if b.SyncInterval == nil {
+		return time.Second
+	}
+	return time.Duration(*b.SyncInterval)
+}
+
+// Open opens the database.
+func (b *BadgerStore) Open(logger *zap.Logger) (quota.Store, error) {
+	dir, err := b.Location()
+	if err != nil {
+		return nil, err
+	}
+	logger = logger.With(zap.String("dir", dir))
+	return badger.Open(badger.Options{
+		Dir: dir, SyncInterval: b.SyncEvery(),
+		Logger: func(format string, args ...any) { logger.Warn(fmt.Sprintf(format, args...)) },
+	})
+}
+
+// Handler is the gate: it admits or refuses a request by the key that it
+// carries, passes it on, and charges what its answer used.
+//
+// After admission these placeholders are set, for log fields and headers of
+// handlers behind it: `{http.llm_quota.key.id}`, `.key.name`,
+// `.key.metadata.<name>`, `.group.id`, `.group.name`, `.model`, `.decision`
+// (admitted, observed, refused) and `.reason`; and, once it is answered,
+// `.tokens.input`, `.tokens.output` and `.tokens.total`. The access log has the
+// same under `llm_quota`.
+type Handler struct {
+	// What limits do. estimate: reserve the estimated input and the declared
+	// maximum of output, and refuse what does not fit. observe: never refuse by
+	// a limit, but record what would have been. Default: estimate.
+	Admission string `json:"admission,omitempty"`
+	// The one header in which the credential is looked for, instead of every
+	// conventional place.
+	CredentialHeader string `json:"credential_header,omitempty"`
+	// A placeholder with the name of the key to charge, when another handler
+	// has authenticated the caller. No credential is read then.
+	Identity string `json:"identity,omitempty"`
+	// The name of the key that callers without a credential are charged to.
+	// Default: they are refused.
+	Anonymous string `json:"anonymous,omitempty"`
+	// The tokens held for output when a request declares no maximum.
+	// Default: 1024.
+	DefaultOutputReserve *int64 `json:"default_output_reserve,omitempty"`
+	// The largest request body in bytes. Default: 32 MiB.
+	MaxRequestBody int64 `json:"max_request_body,omitempty"`
+	// Whether OpenAI-style upstreams are asked for usage in streams, where the
+	// caller has not asked; what is added to the answer is taken out again.
+	// Default: true.
+	InjectUsage *bool `json:"inject_usage,omitempty"`
+	// Whether the caller's credential is passed to the upstream. Default: false.
+	ForwardCredential bool `json:"forward_credential,omitempty"`
+	// The path at which a key is shown its own state, or "off".
+	// Default: /llm_quota/me.
+	SelfService string `json:"self_service,omitempty"`
+
+	app     *App
+	options dialect.Options
+	reserve int64
+}
+
+// CaddyModule returns the Caddy module information.
+func (Handler) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.llm_quota", New: func() caddy.Module { return new(Handler) }}
+}
+
+// Provision sets the defaults and finds the app.
+func (h *Handler) Provision(ctx caddy.Context) error {
+	app, err := ctx.App("llm_quota")
+	if err != nil {
+		return err
+	}
+	h.app = app.(*App)
+	h.reserve = 1024
+	if h.DefaultOutputReserve != nil {
+		h.reserve = *h.DefaultOutputReserve
+	}
+	if h.MaxRequestBody == 0 {
+		h.MaxRequestBody = 32 << 20
+	}
+	if h.SelfService == "" {
+		h.SelfService = "/llm_quota/me"
+	}
+	h.options = dialect.Options{MaxBody: h.MaxRequestBody, InjectUsage: h.InjectUsage == nil || *h.InjectUsage}
+	return nil
+}
+
+// Validate checks the options.
+func (h *Handler) Validate() error {
+	switch {
+	case h.Admission != "" && h.Admission != "estimate" && h.Admission != "observe":
+		return fmt.Errorf("admission %q is not estimate or observe", h.Admission)
+	case h.Identity != "" && (h.CredentialHeader != "" || h.Anonymous != ""):
+		return errors.New("identity excludes credential and anonymous")
+	case h.reserve < 0 || h.reserve > quota.MaxUsage:
+		return fmt.Errorf("default_output_reserve %d is not between 0 and %d", h.reserve, quota.MaxUsage)
+	case h.MaxRequestBody < 0:
+		return fmt.Errorf("max_request_body %d is negative", h.MaxRequestBody)
+	case h.SelfService != "off" && h.SelfService[0] != '/':
+		return fmt.Errorf("self_service %q is neither a path nor off", h.SelfService)
+	}
+	return nil
+}
+
+// ServeHTTP is the way of one request.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	now := time.Now()
+	trace := &admin.Trace{Start: now}
+	trace.Publish(r)
+	books, err := h.app.enter()
+	if err != nil {
+		return h.unavailable(w, r, trace, err)
+	}
+	defer h.app.leave()
+	key, ref, err := h.identify(books, trace, r)
+	if err != nil {
+		return h.unavailable(w, r, trace, err)
+	}
+	if ref != nil {
+		return refuse(w, dialect.Of(r), ref, nil, trace)
+	}
+	if r.URL.Path == h.SelfService && r.Method == http.MethodGet {
+		return admin.ServeSelf(w, books, key, now)
+	}
+	call, ref := dialect.Read(r, h.options)
+	trace.Dialect, trace.Model = call.Dialect.Name(), call.Model
+	if ref == nil {
+		ref = trace.Policy.CheckModel(call.Model, call.Kind == dialect.Generate)
+	}
+	if ref != nil {
+		books.Refused(now, key, call.Model)
+		return refuse(w, call.Dialect, ref, nil, trace)
+	}
+	reservation := new(ledger.Reservation)
+	if ref, err = books.Reserve(now, key, h.ask(call), reservation); err != nil {
+		return h.unavailable(w, r, trace, err)
+	}
+	if ref != nil {
+		return refuse(w, call.Dialect, ref, &reservation.Rates, trace)
+	}
+	if reservation.Observed == nil {
+		trace.Decide(admin.Admit, nil)
+	} else {
+		trace.Decide(admin.Observe, reservation.Observed)
+	}
+	if !h.ForwardCredential && h.Identity == "" {
+		dialect.RemoveCredential(r, h.CredentialHeader)
+	}
+	call.Forward(r)
+	answer := dialect.NewWriter(w, call, func(header http.Header, _ int) {
+		dialect.SetRates(header, call.Dialect, &reservation.Rates, now)
+	})
+	end := dialect.End{Panicked: true}
+	defer func() { // reverse_proxy panics when a stream breaks; the panic goes on
+		o := answer.Outcome(end)
+		if err := books.Settle(time.Now(), reservation, o); err != nil {
+			h.app.logger.Error("settling a call", zap.Error(err))
+		}
+		trace.Settled(books.Model(call.Model, !o.Failed), o.Tokens)
+	}()
+	end.Err = next.ServeHTTP(answer, r)
+	end.Panicked, end.ClientGone = false, r.Context().Err() != nil
+	answer.Finish()
+	return end.Err
+}
+
+// identify finds the key that the request is charged to, or the refusal.
+func (h *Handler) identify(books *ledger.Ledger, trace *admin.Trace, r *http.Request) (key *ledger.Account, ref *quota.Refusal, err error) {
+	name, secret := h.Anonymous, ""
+	if h.Identity != "" {
+		name = r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer).ReplaceAll(h.Identity, "")
+	} else if secret, ref = dialect.ReadCredential(r, h.CredentialHeader); ref != nil {
+		return nil, ref, nil
+	}
+	err = quota.ErrNotFound
+	switch {
+	case secret != "":
+		key, err = books.Authenticate(trace.Start, secret)
+	case name != "":
+		key, err = books.ByName(trace.Start, name)
+	}
+	if err == nil {
+		trace.Policy, err = books.Policy(trace.Start, key)
+	}
+	if errors.Is(err, quota.ErrNotFound) {
+		return nil, &quota.Refusal{Reason: quota.InvalidKey}, nil
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("reading a key: %w", err)
+	}
+	client, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
+	addr, _ := netip.ParseAddr(client) // the zero address is in no range
+	if ref = trace.Policy.Check(trace.Start, addr); ref != nil {
+		books.Refused(trace.Start, key, "")
+	}
+	return key, ref, nil
+}
+
+// ask is what a call asks of its limits.
+func (h *Handler) ask(call *dialect.Call) ledger.Call {
+	ask := ledger.Call{Model: call.Model, Input: call.Input, Observe: h.Admission == "observe"}
+	switch {
+	case call.Kind == dialect.Free:
+		ask.Input = 0
+	case call.Kind == dialect.Embed:
+	case call.MaxOutput >= 0:
+		ask.Output = min(call.MaxOutput, quota.MaxUsage)
+	default:
+		ask.Output = h.reserve
+	}
+	return ask
+}
+
+// refuse answers in the caller's dialect, also where the site handles errors.
+func refuse(w http.ResponseWriter, d dialect.Dialect, ref *quota.Refusal, rates *quota.Rates, trace *admin.Trace) error {
+	trace.Dialect = d.Name()
+	trace.Decide(admin.Refuse, ref)
+	dialect.Refuse(w, d, ref, rates, trace.Start)
+	return nil
+}
+
+// unavailable refuses a call because of our own store.
+func (h *Handler) unavailable(w http.ResponseWriter, r *http.Request, trace *admin.Trace, err error) error {
+	h.app.logger.Error("the ledger cannot be used", zap.Error(err))
+	return refuse(w, dialect.Of(r), &quota.Refusal{Reason: quota.StoreUnavailable}, nil, trace)
+}
+
+// Interface guards.
+var (
+	_ caddy.Provisioner           = (*App)(nil)
+	_ caddy.App                   = (*App)(nil)
+	_ caddy.CleanerUpper          = (*App)(nil)
+	_ admin.Gate                  = (*App)(nil)
+	_ Store                       = (*BadgerStore)(nil)
+	_ caddy.Provisioner           = (*Handler)(nil)
+	_ caddy.Validator             = (*Handler)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
+)

@@ -179,6 +179,35 @@ func Printable(s string) bool {
 	return strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) < 0
 }
 
+// ParseExpiry reads a time in RFC 3339, or a date, which is its day's first
+// instant in the given time zone.
+func ParseExpiry(s, zone string) (time.Time, error) {
+	if t, err := time.Parse(time.RFC3339, s); err == nil {
+		return t.UTC(), nil
+	}
+	d, err := time.Parse(time.DateOnly, s)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("%s is neither a date like 2027-01-31 nor a time in RFC 3339: %w", clip([]byte(s)), ErrInvalid)
+	}
+	loc, err := LoadZone(zone)
+	if err != nil {
+		return time.Time{}, err
+	}
+	return time.Unix(firstInstant(d.Unix(), loc), 0).UTC(), nil
+}
+
+// ParseRange reads an address range in CIDR notation, or a single address.
+func ParseRange(s string) (netip.Prefix, error) {
+	if p, err := netip.ParsePrefix(s); err == nil {
+		return p.Masked(), nil
+	}
+	a, err := netip.ParseAddr(s)
+	if err != nil || a.Zone() != "" {
+		return netip.Prefix{}, fmt.Errorf("%s is not an address or a CIDR range: %w", clip([]byte(s)), ErrInvalid)
+	}
+	return netip.PrefixFrom(a, a.BitLen()), nil
+}
+
 // MatchModel tells whether model fits pattern, in which * stands for any
 // characters.
 func MatchModel(pattern, model string) bool {

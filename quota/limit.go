@@ -136,7 +136,7 @@ func clip(b []byte) string {
 	if len(b) > 40 {
 		b = append(b[:40:40], "..."...)
 	}
-	return strconv.QuoteToGraphic(string(b))
+	return strconv.Quote(string(b))
 }
 
 // clipJSON does the same for a JSON value, which is shown as it is where that

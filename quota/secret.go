@@ -88,19 +88,21 @@ func appendChecksum(b []byte) []byte {
 	return append(b, digits[:]...)
 }
 
+// ourForm tells whether s looks like a secret made here.
+func ourForm(s string) bool {
+	return len(s) == secretLen && strings.HasPrefix(s, secretTag) && s[len(secretTag)+secretShown] == '_'
+}
+
 // Mistyped tells whether s has the form of our own secrets but not their
 // checksum, so that no store need be asked.
 func Mistyped(s string) bool {
-	if len(s) != secretLen || !strings.HasPrefix(s, secretTag) || s[len(secretTag)+secretShown] != '_' {
-		return false
-	}
-	return string(appendChecksum([]byte(s[:secretLen-secretChecksum]))) != s
+	return ourForm(s) && string(appendChecksum([]byte(s[:secretLen-secretChecksum]))) != s
 }
 
 // ImportedPrefix returns what may be shown of a secret that was brought along
 // (4 characters, or the prefix of one in our own form), or an error unless it
-// is 20 to 512 visible ASCII characters. A mistyped one
-// is refused, since it would be refused at every call too.
+// is 20 to 512 visible ASCII characters. A mistyped one is refused, since it
+// would be refused at every call too.
 func ImportedPrefix(secret string) (string, error) {
 	if len(secret) < 20 || len(secret) > 512 {
 		return "", fmt.Errorf("secret is not 20 to 512 visible ASCII characters: %w", ErrInvalid)
@@ -113,8 +115,8 @@ func ImportedPrefix(secret string) (string, error) {
 	if Mistyped(secret) {
 		return "", fmt.Errorf("secret has the form of one made here, but not its checksum: %w", ErrInvalid)
 	}
-	if own := len(secretTag) + secretShown; len(secret) == secretLen && secret[:len(secretTag)] == secretTag && !Mistyped(secret) {
-		return secret[:own], nil
+	if ourForm(secret) {
+		return secret[:len(secretTag)+secretShown], nil
 	}
 	return secret[:4], nil
 }

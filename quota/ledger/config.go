@@ -2,9 +2,11 @@ package ledger
 
 import (
 	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/llm-quota/caddy-llm-quota/quota"
@@ -13,31 +15,79 @@ import (
 // Config is the part of the ledger that a configuration sets.
 type Config struct {
 	// Zone is the time zone of accounts that name none; empty: UTC.
-	Zone   string
-	Groups []ConfigGroup
-	Keys   []ConfigKey
+	Zone string
+	// Retention is how long usage is kept in each step; 0: DefaultRetention.
+	Retention [len(quota.Steps)]time.Duration
+	Groups    []ConfigGroup
+	Keys      []ConfigKey
 }
 
-// ConfigGroup is a group of the configuration, its parent by name.
+// ConfigGroup is a group of keys under a shared budget.
 type ConfigGroup struct {
-	Name   string
-	Parent string
+	// The name, unique among groups: 1 to 128 printable characters without "/".
+	Name string `json:"name"`
+	// The name of the group whose budget this one's use counts against too.
+	// Default: none.
+	Parent string `json:"parent,omitempty"`
 	quota.GroupRules
 }
 
-// ConfigKey is a key of the configuration, its group by name. It has a Secret
-// or the Digest of one.
+// ConfigKey is an API key.
 type ConfigKey struct {
-	Name   string
-	Group  string
-	Secret string
-	Digest *[sha256.Size]byte
+	// The name, unique among keys: 1 to 128 printable characters without "/".
+	Name string `json:"name"`
+	// The secret that callers present: 20 to 512 visible ASCII characters.
+	// Placeholders such as {env.CI_KEY} are replaced.
+	Secret string `json:"secret,omitempty"`
+	// The SHA-256 of the secret in hexadecimal digits, instead of the secret.
+	SecretSHA256 string `json:"secret_sha256,omitempty"`
+	// The name of the key's group. Default: none.
+	Group string `json:"group,omitempty"`
+	// When the key stops working: a time in RFC 3339, or a date, which is that
+	// day's first instant in the time zone of the key's quota (its group's
+	// member quota, if it has none itself), else the app's. Default: never.
+	Expires string `json:"expires,omitempty"`
 	quota.KeyRules
 }
 
-// Validate checks the configuration by itself, without a store. The error
-// names the key or group that is wrong.
-func (c *Config) Validate() error {
+// Resolve returns the configuration with placeholders in secrets replaced and
+// every field checked, without a store. The error names the key or group that
+// is wrong.
+func (c Config) Resolve(replace func(string) (string, error)) (*Config, error) {
+	c.Keys = slices.Clone(c.Keys)
+	members := make(map[string]*quota.Quota, len(c.Groups))
+	for i := range c.Groups {
+		members[c.Groups[i].Name] = c.Groups[i].Member.Quota
+	}
+	for i := range c.Keys {
+		if err := c.Keys[i].resolve(c.Zone, members[c.Keys[i].Group], replace); err != nil {
+			return nil, fmt.Errorf("key %q: %w", c.Keys[i].Name, err)
+		}
+	}
+	return &c, c.validate()
+}
+
+func (k *ConfigKey) resolve(zone string, member *quota.Quota, replace func(string) (string, error)) (err error) {
+	if k.Secret, err = replace(k.Secret); err != nil {
+		return fmt.Errorf("secret: %w", err)
+	}
+	if digest, err := hex.DecodeString(k.SecretSHA256); err != nil || (k.SecretSHA256 != "" && len(digest) != sha256.Size) {
+		return fmt.Errorf("secret_sha256 is not 64 hexadecimal digits: %w", quota.ErrInvalid)
+	}
+	if k.Expires == "" {
+		return nil
+	}
+	for _, q := range []*quota.Quota{member, k.Quota} {
+		if q != nil && q.TimeZone != "" {
+			zone = q.TimeZone
+		}
+	}
+	t, err := quota.ParseExpiry(k.Expires, zone)
+	k.ExpiresAt = &t
+	return err
+}
+
+func (c *Config) validate() error {
 	if _, err := quota.LoadZone(c.Zone); err != nil {
 		return err
 	}
@@ -91,9 +141,9 @@ func (k *ConfigKey) validate(zone string) error {
 		return err
 	}
 	switch {
-	case k.Secret == "" && k.Digest == nil:
+	case k.Secret == "" && k.SecretSHA256 == "":
 		return fmt.Errorf("the secret is missing or empty: %w", quota.ErrInvalid)
-	case k.Secret != "" && k.Digest != nil:
+	case k.Secret != "" && k.SecretSHA256 != "":
 		return fmt.Errorf("secret and secret_sha256 exclude one another: %w", quota.ErrInvalid)
 	case k.Secret != "":
 		_, err := quota.ImportedPrefix(k.Secret)
@@ -102,20 +152,18 @@ func (k *ConfigKey) validate(zone string) error {
 	return nil
 }
 
-func (k *ConfigKey) digest() [sha256.Size]byte {
-	if k.Digest != nil {
-		return *k.Digest
+func (k *ConfigKey) digest() (d [sha256.Size]byte) {
+	if k.Secret != "" {
+		return sha256.Sum256([]byte(k.Secret))
 	}
-	return sha256.Sum256([]byte(k.Secret))
+	hex.Decode(d[:], []byte(k.SecretSHA256)) //nolint:errcheck // Resolve has read it
+	return d
 }
 
-// Configure makes the directory hold what c says: it makes what is missing,
+// Configure makes the directory hold what c, which Resolve returned, says: it makes what is missing,
 // takes over what the API made under the same name, and disables what a
 // configuration made before and c lacks. Disabled, grants and counters stay.
 func (l *Ledger) Configure(now time.Time, c *Config) error {
-	if err := c.Validate(); err != nil {
-		return err
-	}
 	zone := c.Zone
 	if zone == "" {
 		zone = "UTC"
@@ -127,7 +175,7 @@ func (l *Ledger) Configure(now time.Time, c *Config) error {
 		l.settings.Store(&settings{zone: zone})
 	}
 	ch := changes{ledger: l, now: now, present: map[quota.ID]bool{}, groupIDs: map[string]quota.ID{"": 0}}
-	err := errors.Join(ch.setGroups(c.Groups))
+	err := ch.setGroups(c.Groups)
 	if err == nil {
 		err = errors.Join(ch.setKeys(c.Keys), ch.remove())
 	}
@@ -139,6 +187,7 @@ func (l *Ledger) Configure(now time.Time, c *Config) error {
 		return fmt.Errorf("applying the configured keys and groups: %w", err)
 	}
 	l.counted = false
+	l.setRetention(c.Retention)
 	for _, g := range ch.groups {
 		err = errors.Join(err, l.changedGroup(now, g))
 	}

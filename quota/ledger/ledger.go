@@ -104,11 +104,15 @@ func (l *Ledger) Close(now time.Time) error {
 // Sync returns when everything settled so far survives a power loss.
 func (l *Ledger) Sync(now time.Time) error { return l.store.Sync(now.UnixNano()) }
 
-// SetRetention sets how long usage is kept in each step.
-func (l *Ledger) SetRetention(r [len(quota.Steps)]time.Duration) {
+func (l *Ledger) setRetention(r [len(quota.Steps)]time.Duration) {
 	l.checkpointMu.Lock()
 	defer l.checkpointMu.Unlock()
-	l.retention = r
+	for i, d := range r {
+		if d <= 0 {
+			d = DefaultRetention[i]
+		}
+		l.retention[i] = d
+	}
 }
 
 // Retention returns how long usage is kept in each step.

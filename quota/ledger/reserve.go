@@ -26,7 +26,8 @@ type Call struct {
 // ready for Reserve; it must not be copied, nor used again before it is
 // settled.
 type Reservation struct {
-	// Rates is the state of the limits just after the reservation.
+	// Rates is the state of the limits just after the reservation, or at the
+	// refusal.
 	Rates quota.Rates
 	// Held is how many tokens were reserved.
 	Held int64
@@ -105,8 +106,10 @@ func (l *Ledger) Reserve(now time.Time, a *Account, c Call, r *Reservation) (*qu
 	ref, left := r.check(now, tick, c)
 	if !c.Observe {
 		if ref != nil {
+			r.rates(now, tick)
 			r.unlock()
 			l.refused(now, a, r.policies[0], c.Model)
+			r.n = 0
 			return ref, nil
 		}
 		hold = min(hold, left)

@@ -1,0 +1,144 @@
+package admin
+
+import (
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/llm-quota/caddy-llm-quota/quota"
+	"github.com/llm-quota/caddy-llm-quota/quota/ledger"
+)
+
+// The decisions about a request.
+const (
+	Admit   = "admitted"
+	Observe = "observed" // admitted, though a limit would have refused it
+	Refuse  = "refused"
+)
+
+// Trace is what one request leaves to be seen: placeholders, the fields of the
+// access log, and metrics.
+type Trace struct {
+	Start    time.Time
+	Dialect  string
+	Model    string
+	Decision string
+	Reason   quota.Reason
+	Policy   *ledger.Policy // nil until the key is known
+
+	settled bool
+	tokens  quota.Tokens
+}
+
+// Publish makes the trace's placeholders and log fields those of r. They show
+// what the trace holds when they are read.
+func (t *Trace) Publish(r *http.Request) {
+	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+		repl.Map(t.placeholder)
+	}
+	if extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
+		extra.Add(zap.Object("llm_quota", t))
+	}
+}
+
+// Decide notes the decision, and counts it. ref is why the request was refused
+// or would have been; nil if nothing was against it.
+func (t *Trace) Decide(decision string, ref *quota.Refusal) {
+	t.Decision = decision
+	if ref != nil {
+		t.Reason = ref.Reason
+	}
+	Admitted(decision, string(t.Reason), t.Dialect, t.group(), time.Since(t.Start))
+}
+
+// Settled notes what the request was charged, and counts it. model is the name
+// under which it is counted.
+func (t *Trace) Settled(model string, tokens quota.Tokens) {
+	t.settled, t.tokens = true, tokens
+	Charged(t.Dialect, model, t.group(), tokens)
+}
+
+func (t *Trace) group() string {
+	if t.Policy == nil || t.Policy.Group == nil {
+		return ""
+	}
+	return t.Policy.Group.Name
+}
+
+const placeholders = "http.llm_quota."
+
+func (t *Trace) placeholder(name string) (any, bool) {
+	name, ok := strings.CutPrefix(name, placeholders)
+	if !ok {
+		return nil, false
+	}
+	if meta, ok := strings.CutPrefix(name, "key.metadata."); ok {
+		if t.Policy == nil {
+			return "", true
+		}
+		return t.Policy.Key.Metadata[meta], true
+	}
+	switch name {
+	case "key.id", "key.name":
+		if t.Policy == nil {
+			return "", true
+		}
+		if name == "key.id" {
+			return t.Policy.Key.ID.String(), true
+		}
+		return t.Policy.Name, true
+	case "group.id":
+		if t.Policy == nil {
+			return "", true
+		}
+		return t.Policy.Key.Group.String(), true
+	case "group.name":
+		return t.group(), true
+	case "model":
+		return t.Model, true
+	case "decision":
+		return t.Decision, true
+	case "reason":
+		return string(t.Reason), true
+	case "tokens.input":
+		return t.tokens.Input, true
+	case "tokens.output":
+		return t.tokens.Output, true
+	case "tokens.total":
+		return t.tokens.Charge(), true
+	}
+	return nil, false
+}
+
+// MarshalLogObject writes the access log's fields.
+func (t *Trace) MarshalLogObject(enc zapcore.ObjectEncoder) error {
+	enc.AddString("decision", t.Decision)
+	if t.Reason != "" {
+		enc.AddString("reason", string(t.Reason))
+	}
+	if t.Policy != nil {
+		enc.AddString("key_id", t.Policy.Key.ID.String())
+		enc.AddString("key_name", t.Policy.Name)
+		if t.Policy.Key.Group != 0 {
+			enc.AddString("group_id", t.Policy.Key.Group.String())
+			enc.AddString("group_name", t.group())
+		}
+	}
+	if t.Model != "" {
+		enc.AddString("model", t.Model)
+	}
+	if t.settled {
+		enc.AddInt64("tokens_input", t.tokens.Input)
+		enc.AddInt64("tokens_output", t.tokens.Output)
+		enc.AddInt64("tokens_total", t.tokens.Charge())
+	}
+	return nil
+}
+
+// Interface guard.
+var _ zapcore.ObjectMarshaler = (*Trace)(nil)

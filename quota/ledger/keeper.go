@@ -1,0 +1,93 @@
+package ledger
+
+import (
+	"slices"
+	"sync"
+	"time"
+)
+
+// Keeper keeps one ledger for all the configurations that share it while they
+// overlap, and does what is due once a second.
+type Keeper struct {
+	*Ledger
+	quit chan struct{}
+	done sync.WaitGroup
+
+	mu      sync.Mutex
+	applied []applied // the newest last
+}
+
+// applied is a configuration that holds, or held before a newer one.
+type applied struct {
+	owner  any
+	config *Config
+}
+
+// Keep takes charge of l, and syncs its store at the given interval; 0: never.
+func Keep(l *Ledger, sync time.Duration) *Keeper {
+	k := &Keeper{Ledger: l, quit: make(chan struct{})}
+	k.done.Go(func() { k.run(sync) })
+	return k
+}
+
+func (k *Keeper) run(every time.Duration) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	var sync <-chan time.Time
+	if every > 0 {
+		t := time.NewTicker(every)
+		defer t.Stop()
+		sync = t.C
+	}
+	for {
+		var op string
+		var err error
+		select {
+		case <-k.quit:
+			return
+		case now := <-tick.C:
+			op, err = "checkpoint", k.Tick(now)
+		case now := <-sync:
+			op, err = "sync", k.Sync(now)
+		}
+		if err != nil {
+			k.report(op, err)
+		}
+	}
+}
+
+// Apply makes c, which Resolve returned, the configuration that holds.
+func (k *Keeper) Apply(now time.Time, owner any, c *Config) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err := k.Configure(now, c); err != nil {
+		return err
+	}
+	k.applied = append(k.applied, applied{owner, c})
+	return nil
+}
+
+// Withdraw takes back what owner applied. If it was the newest, because what
+// came with it failed to start, the configuration before it holds again.
+func (k *Keeper) Withdraw(now time.Time, owner any) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	i := slices.IndexFunc(k.applied, func(a applied) bool { return a.owner == owner })
+	if i < 0 {
+		return
+	}
+	newest := i == len(k.applied)-1
+	k.applied = slices.Delete(k.applied, i, i+1)
+	if newest && i > 0 {
+		if err := k.Configure(now, k.applied[i-1].config); err != nil {
+			k.report("configure", err)
+		}
+	}
+}
+
+// Close ends the keeping and closes the ledger.
+func (k *Keeper) Close(now time.Time) error {
+	close(k.quit)
+	k.done.Wait()
+	return k.Ledger.Close(now)
+}
