@@ -3,13 +3,14 @@
 // and writes refusals and rate-limit headers as the caller's SDK expects them.
 // It knows providers; it knows neither Caddy nor the ledger.
 //
-// Each provider family is one file with one [Dialect] in the table of
-// dialects; each framing of answers (JSON, SSE) is one file too.
+// Each provider family is one file with one row in the table of families; each
+// framing of answers is one file too.
 package dialect
 
 import (
 	"net/http"
-	"time"
+	"path"
+	"strings"
 
 	"github.com/llm-quota/caddy-llm-quota/quota"
 )
@@ -35,28 +36,145 @@ const (
 	Free
 )
 
-// Call is a request as the gate understands it.
-type Call struct {
-	Dialect Dialect
-	Kind    Kind
-	Model   string // as the request names it; empty when it names none that can be read
-	Stream  bool   // the request asks for a streamed answer
-	// Input is the estimate of the input's tokens; at least 1 unless Kind is Free.
-	Input int64
-	// MaxOutput is the most tokens that the request allows to be generated,
-	// over all its choices; -1 when it sets no maximum.
-	MaxOutput int64
-
-	injected bool   // usage was asked for in the caller's stead: hide it again
-	body     []byte // what is sent on; nil when the body was not read
-}
-
 // Dialect is one provider family's manner of speaking.
 type Dialect interface {
 	// Name is the dialect's name in metrics and logs: "openai", "anthropic".
 	Name() string
-	// refusal writes the body and the headers that are the dialect's own.
-	refusal(h http.Header, status int, ref *quota.Refusal, message string) (body []byte)
-	// rates sets the dialect's rate-limit headers.
-	rates(h http.Header, r *quota.Rates, now time.Time)
+	// refusal sets the headers that are the dialect's own and returns the body.
+	refusal(h http.Header, r *refused) []byte
+	// rates names the dialect's rate-limit headers; nil if it has none.
+	rates() *rateNames
+}
+
+// wire is one wire format: how its requests and its answers are read.
+type wire struct {
+	// request says where a request's sizes lie; the slots are those of reading.
+	request *spec
+	// hidden is the size of the prompt that the provider adds by itself:
+	// without tools, and with tools.
+	hidden [2]int64
+	// answer says where what is metered lies in a document of an answer.
+	answer *spec
+	// fold takes up one whole document of an answer, whose findings are in
+	// m.sc. event is its event name, if it has one.
+	fold func(m *meter, event []byte)
+	// tokens turns reported numbers into usage; ok is false if they are not
+	// to be believed.
+	tokens func(u *numbers, k Kind) (t quota.Tokens, ok bool)
+}
+
+// endpoint is what is known of a call from its path.
+type endpoint struct {
+	dialect Dialect
+	kind    Kind
+	wire    *wire
+	// inject: streams report usage only if stream_options asks for it.
+	inject bool
+	// unmetered: what the call uses is never told, or not here.
+	unmetered bool
+	// model is the one that the path names, if it names one.
+	model string
+}
+
+// row is one line of a family's table of endpoints.
+type row struct {
+	suffix string // the path ends so
+	within string // and holds this
+	endpoint
+}
+
+// target is a request's path made plain for matching: cleaned, without a slash
+// at the end. Low is in lower case, of the same length.
+type target struct {
+	path, low string
+	request   *http.Request
+}
+
+// families are asked in this order whether a path is theirs. Adding a provider
+// is one file and one line here.
+var families = []func(t *target) (e endpoint, ok bool){
+	anthropicEndpoint,
+	openaiEndpoint,
+}
+
+// find returns what is known of a request by its path and headers alone.
+func find(r *http.Request) (e endpoint, known bool) {
+	t := newTarget(r)
+	for _, claim := range families {
+		if e, known = claim(&t); known {
+			break
+		}
+	}
+	if !known {
+		e = endpoint{dialect: unknownDialect, wire: &openaiWire}
+		if anthropicHeader(r) {
+			e = endpoint{dialect: anthropic, wire: &anthropicWire}
+		}
+	}
+	switch r.Method {
+	case http.MethodPost, http.MethodPut, http.MethodPatch:
+	default:
+		e.kind, e.inject, e.unmetered = Free, false, false
+		if r.Header.Get("Upgrade") != "" {
+			e.kind, e.unmetered = Other, true
+		}
+		known = true
+	}
+	return e, known
+}
+
+// Of returns the dialect of a request by its path and headers alone: that in
+// which it is refused before its body is read.
+func Of(r *http.Request) Dialect {
+	e, _ := find(r)
+	return e.dialect
+}
+
+func newTarget(r *http.Request) target {
+	p := r.URL.Path
+	if !plainPath(p) {
+		p = path.Clean("/" + p)
+	}
+	return target{p, lowerASCII(p), r}
+}
+
+// plainPath tells whether path.Clean would leave p as it is.
+func plainPath(p string) bool {
+	return len(p) > 1 && p[0] == '/' && p[len(p)-1] != '/' && !strings.Contains(p, "//") && !strings.Contains(p, "/.")
+}
+
+func lowerASCII(s string) string {
+	for i := range len(s) {
+		if c := s[i]; c >= 'A' && c <= 'Z' {
+			b := []byte(s)
+			for ; i < len(b); i++ {
+				if b[i] >= 'A' && b[i] <= 'Z' {
+					b[i] += 'a' - 'A'
+				}
+			}
+			return string(b)
+		}
+	}
+	return s
+}
+
+// match returns the first row that fits.
+func (t *target) match(rows []row) (endpoint, bool) {
+	for i := range rows {
+		r := &rows[i]
+		if strings.HasSuffix(t.low, r.suffix) && (r.within == "" || strings.Contains(t.low, r.within)) {
+			return r.endpoint, true
+		}
+	}
+	return endpoint{}, false
+}
+
+// after returns the segment of the path behind mark, as it was written.
+func (t *target) after(mark string) string {
+	i := strings.Index(t.low, mark)
+	if i < 0 {
+		return ""
+	}
+	s, _, _ := strings.Cut(t.path[i+len(mark):], "/")
+	return s
 }

@@ -1,0 +1,540 @@
+package dialect
+
+import (
+	"bytes"
+	"encoding/json"
+	"math"
+	"strconv"
+)
+
+// Bounds of a scanner. It holds nothing of a document but what lies in these.
+const (
+	maxDepth   = 512 // containers open at once; beyond it the scanner gives up
+	trackDepth = 24  // containers of which the path is known
+	keyCap     = 192 // bytes of a member name in the document, escapes and all
+	scalarCap  = 40  // bytes of a number or literal
+	strCap     = 48  // bytes of a kept string
+)
+
+// Sizes of a scanner's results.
+const (
+	numSlots   = 24
+	numStrings = 4
+	numNumbers = 16
+	numText    = 4
+	numElems   = 4
+)
+
+// slotVal is where a value stands in the document, and what it is.
+type slotVal struct {
+	start, end int
+	kind       byte  // its first byte: one of {["tfn or of a number; 0: not there
+	count      uint8 // how often the member occurred; the last one is kept
+}
+
+// short is a kept string, as it stands in the document, without its quotes.
+type short struct {
+	b    [strCap]byte
+	n    uint8
+	over bool
+}
+
+func (s *short) bytes() []byte {
+	if s.over {
+		return nil
+	}
+	return s.b[:s.n]
+}
+
+// results are what a scanner found.
+type results struct {
+	slots  [numSlots]slotVal
+	strs   [numStrings]short
+	nums   [numNumbers]int64
+	has    uint32 // bit i: nums[i] was there
+	absurd uint32 // bit i: nums[i] was no number, or too great a one
+	text   [numText]int64
+	elems  [numElems]int64
+}
+
+// scanner reads one JSON document, given in pieces of any length, and takes up
+// what its spec names. It keeps no piece. It checks the grammar but for the
+// form of numbers and the content of strings; what is not JSON makes it bad.
+type scanner struct {
+	sp    *spec
+	state scanState
+	bs    bool  // in a string: an odd number of backslashes came last
+	prev  byte  // in a string: the last byte of the piece before
+	keyN  uint8 // bytes in key; keyCap+1: too many
+	keyE  bool  // the key has an escape
+	scN   uint8 // bytes in sc; scalarCap+1: too many
+	depth int
+	node  int16 // of the value that is expected or read
+	base  int   // bytes of the document in the pieces before
+	open  [maxDepth / 64]uint64
+	path  [trackDepth]int16
+	key   [keyCap]byte
+	sc    [scalarCap]byte
+	results
+
+	// visit, when set, is called with each string value that counts as text
+	// and lies in one piece, and returns what it counts for.
+	visit func(class int8, s []byte) int64
+	// other, when set, is called with each name of the outermost object that
+	// the spec does not have.
+	other func(name []byte)
+}
+
+type scanState uint8
+
+const (
+	scanValue  scanState = iota // a value must come
+	scanFirst                   // a value or the end of the array
+	scanMember                  // a name or the end of the object
+	scanName                    // a name
+	scanKey                     // within a name
+	scanColon
+	scanString
+	scanScalar
+	scanAfter // a comma or the end of the container
+	scanDone
+	scanBad
+)
+
+// reset makes s ready for the next document of the same spec.
+func (s *scanner) reset() {
+	s.state, s.depth, s.node, s.base = scanValue, 0, 0, 0
+	s.slots = [numSlots]slotVal{}
+	s.text = [numText]int64{}
+	s.elems = [numElems]int64{}
+	for i := range s.strs {
+		s.strs[i].n, s.strs[i].over = 0, false
+	}
+	s.has, s.absurd = 0, 0
+}
+
+// done tells whether the document is whole.
+func (s *scanner) done() bool { return s.state == scanDone }
+
+// bad tells whether what came is not JSON.
+func (s *scanner) bad() bool { return s.state == scanBad }
+
+// started tells whether anything but white space came.
+func (s *scanner) started() bool { return s.state != scanValue || s.depth > 0 }
+
+// feed reads the next piece and returns how much of it belongs to the document.
+func (s *scanner) feed(p []byte) int {
+	i := 0
+	for i < len(p) {
+		switch s.state {
+		case scanString:
+			i = s.inString(p, i)
+			continue
+		case scanKey:
+			i = s.inKey(p, i)
+			continue
+		case scanScalar:
+			i = s.inScalar(p, i)
+			continue
+		case scanDone, scanBad:
+			s.base += i
+			return i
+		}
+		c := p[i]
+		if c <= ' ' {
+			if c != ' ' && c != '\n' && c != '\r' && c != '\t' {
+				s.state = scanBad
+			}
+			i++
+			continue
+		}
+		switch s.state {
+		case scanValue, scanFirst:
+			if c == ']' && s.state == scanFirst {
+				s.pop(i)
+			} else {
+				s.begin(c, i)
+			}
+		case scanMember, scanName:
+			switch {
+			case c == '"':
+				s.state, s.keyN, s.keyE, s.bs = scanKey, 0, false, false
+			case c == '}' && s.state == scanMember:
+				s.pop(i)
+			default:
+				s.state = scanBad
+			}
+		case scanColon:
+			s.state = scanValue
+			if c != ':' {
+				s.state = scanBad
+			}
+		case scanAfter:
+			s.after(c, i)
+		}
+		i++
+	}
+	s.base += i
+	return i
+}
+
+// end tells the scanner that nothing more comes: a number or literal that is
+// the whole document ends only here.
+func (s *scanner) end() {
+	if s.state == scanScalar && s.depth == 0 {
+		s.scalarEnd(0)
+	}
+}
+
+func (s *scanner) inObject() bool {
+	d := s.depth - 1
+	return d >= 0 && s.open[d>>6]&(1<<(d&63)) != 0
+}
+
+// here returns the node of the innermost open container.
+func (s *scanner) here() int16 {
+	if d := s.depth - 1; d >= 0 && d < trackDepth {
+		return s.path[d]
+	}
+	return nowhere
+}
+
+// element tells whether the value at hand is an element of an array.
+func (s *scanner) element() bool { return s.depth > 0 && !s.inObject() }
+
+// begin starts the value of which c is the first byte.
+func (s *scanner) begin(c byte, i int) {
+	var n *node
+	if s.element() {
+		s.node = s.here()
+		if s.node >= 0 {
+			n = &s.sp.nodes[s.node]
+			if n.elems >= 0 && c == '{' {
+				s.elems[n.elems]++
+			}
+		}
+	} else if s.node >= 0 {
+		n = &s.sp.nodes[s.node]
+		if n.slot >= 0 {
+			v := &s.slots[n.slot]
+			v.start, v.kind = s.base+i, c
+			v.count = min(v.count, 250) + 1
+		}
+	}
+	switch c {
+	case '"':
+		s.state, s.bs, s.prev = scanString, false, 0
+		if n != nil && n.str >= 0 {
+			s.strs[n.str].n, s.strs[n.str].over = 0, false
+		}
+		if n != nil && n.num >= 0 {
+			s.absurd |= 1 << n.num
+		}
+	case '{':
+		if n != nil && n.fresh {
+			s.has, s.absurd = 0, 0
+		}
+		s.push(true)
+	case '[':
+		s.push(false)
+	default:
+		s.state, s.scN = scanScalar, 0
+		s.putScalar(c)
+	}
+}
+
+func (s *scanner) push(object bool) {
+	if s.depth == maxDepth {
+		s.state = scanBad
+		return
+	}
+	d := s.depth
+	if d < trackDepth {
+		s.path[d] = s.node
+	}
+	s.depth++
+	if object {
+		s.open[d>>6] |= 1 << (d & 63)
+		s.state = scanMember
+	} else {
+		s.open[d>>6] &^= 1 << (d & 63)
+		s.state = scanFirst
+	}
+}
+
+// pop ends the innermost container, whose last byte is at i.
+func (s *scanner) pop(i int) {
+	s.node = s.here()
+	s.depth--
+	s.valueEnd(i + 1)
+}
+
+// valueEnd ends the value at s.node before position i.
+func (s *scanner) valueEnd(i int) {
+	if s.node >= 0 && !s.element() {
+		if sl := s.sp.nodes[s.node].slot; sl >= 0 {
+			s.slots[sl].end = s.base + i
+		}
+	}
+	s.state = scanAfter
+	if s.depth == 0 {
+		s.state = scanDone
+	}
+}
+
+func (s *scanner) after(c byte, i int) {
+	object := s.inObject()
+	switch {
+	case c == ',' && object:
+		s.state = scanName
+	case c == ',':
+		s.state = scanValue
+	case c == '}' && object, c == ']' && !object:
+		s.pop(i)
+	default:
+		s.state = scanBad
+	}
+}
+
+// inKey reads on in a member name from p[i] and returns where it stopped.
+func (s *scanner) inKey(p []byte, i int) int {
+	at := s.here()
+	if at < 0 {
+		j, ended := s.skip(p, i)
+		if ended {
+			s.node, s.state = nowhere, scanColon
+		}
+		return j
+	}
+	for j := i; j < len(p); j++ {
+		switch c := p[j]; {
+		case s.bs:
+			s.bs = false
+		case c == '\\':
+			s.bs, s.keyE = true, true
+		case c == '"':
+			key := p[i:j]
+			if s.keyN > 0 {
+				s.putKey(key)
+				key = s.key[:min(s.keyN, keyCap)]
+			}
+			if s.keyN > keyCap {
+				key = nil
+			}
+			s.name(at, key)
+			return j + 1
+		}
+	}
+	s.putKey(p[i:])
+	return len(p)
+}
+
+// name takes up the member name key, as it stands, of an object at node at.
+func (s *scanner) name(at int16, key []byte) {
+	s.state = scanColon
+	if s.keyE {
+		var plain string
+		quoted := append(append([]byte{'"'}, key...), '"')
+		if json.Unmarshal(quoted, &plain) == nil {
+			key = []byte(plain)
+		}
+	}
+	s.node = s.sp.child(at, key)
+	if s.depth == 1 && s.other != nil && s.node < 0 {
+		s.other(key)
+	}
+}
+
+func (s *scanner) putKey(b []byte) {
+	if int(s.keyN)+len(b) > keyCap {
+		s.keyN = keyCap + 1
+		return
+	}
+	s.keyN += uint8(copy(s.key[s.keyN:], b))
+}
+
+// skip looks for the end of the string that goes on at p[i] and returns the
+// position after its quote, or len(p).
+func (s *scanner) skip(p []byte, i int) (end int, ended bool) {
+	from := i
+	for {
+		j := bytes.IndexByte(p[i:], '"')
+		if j < 0 {
+			s.bs = oddBackslashes(p[from:], s.bs)
+			return len(p), false
+		}
+		j += i
+		if !oddBackslashes(p[from:j], s.bs) {
+			s.bs = false
+			return j + 1, true
+		}
+		i, from, s.bs = j+1, j+1, false
+	}
+}
+
+// oddBackslashes tells whether an odd number of backslashes ends b; before
+// says it of what came ahead of b.
+func oddBackslashes(b []byte, before bool) bool {
+	n := len(b)
+	for n > 0 && b[n-1] == '\\' {
+		n--
+	}
+	odd := (len(b)-n)&1 == 1
+	if n == 0 {
+		return odd != before
+	}
+	return odd
+}
+
+// inString reads on in a string value from p[i] and returns where it stopped.
+func (s *scanner) inString(p []byte, i int) int {
+	j, ended := s.skip(p, i)
+	if s.node >= 0 {
+		seg := p[i:j]
+		if ended {
+			seg = seg[:len(seg)-1]
+		}
+		s.take(seg, i > 0 && s.prev == 0 && ended)
+	}
+	if ended {
+		s.valueEnd(j)
+	}
+	return j
+}
+
+// take takes up part of a string; whole says that it is all of it.
+func (s *scanner) take(seg []byte, whole bool) {
+	n := &s.sp.nodes[s.node]
+	if n.str >= 0 {
+		d := &s.strs[n.str]
+		if int(d.n)+len(seg) > strCap {
+			d.over = true
+		} else {
+			d.n += uint8(copy(d.b[d.n:], seg))
+		}
+	}
+	if n.text >= 0 {
+		if whole && s.visit != nil {
+			s.text[n.text] += s.visit(n.text, seg)
+		} else {
+			s.text[n.text] += textLen(seg, s.prev)
+		}
+	}
+	if len(seg) > 0 {
+		s.prev = seg[len(seg)-1]
+	}
+}
+
+// textLen is about the number of bytes that the string part seg stands for; an
+// escape counts one, and two if it is \u. prev is the byte before seg, so that
+// the sum does not depend on where a string is parted.
+func textLen(seg []byte, prev byte) int64 {
+	n := int64(len(seg))
+	if prev == '\\' && len(seg) > 0 && seg[0] == 'u' {
+		n -= 3
+	}
+	for {
+		j := bytes.IndexByte(seg, '\\')
+		if j < 0 {
+			return n
+		}
+		n--
+		if j+1 < len(seg) && seg[j+1] == 'u' {
+			n -= 3
+		}
+		seg = seg[j+1:]
+	}
+}
+
+// inScalar reads on in a number or literal.
+func (s *scanner) inScalar(p []byte, i int) int {
+	for i < len(p) {
+		switch c := p[i]; c {
+		case ',', '}', ']', ' ', '\n', '\r', '\t':
+			s.scalarEnd(i)
+			return i
+		default:
+			s.putScalar(c)
+			if s.state == scanBad {
+				return i
+			}
+		}
+		i++
+	}
+	return i
+}
+
+func (s *scanner) putScalar(c byte) {
+	if !(c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'z' || c == '-' || c == '+' || c == '.') {
+		s.state = scanBad
+		return
+	}
+	if s.scN < scalarCap {
+		s.sc[s.scN] = c
+	}
+	s.scN = min(s.scN, scalarCap) + 1
+}
+
+func (s *scanner) scalarEnd(i int) {
+	if s.node >= 0 {
+		n := &s.sp.nodes[s.node]
+		if n.num >= 0 {
+			s.number(n)
+		}
+		if n.text >= 0 && (s.sc[0] <= '9') {
+			s.text[n.text] += numberBytes
+		}
+	}
+	s.valueEnd(i)
+}
+
+// numberBytes is what a bare number in text counts for: in a prompt made of
+// token numbers each is one token.
+const numberBytes = 4
+
+// number takes up the scalar at hand as a count. Of several for one place
+// within one object the greatest is kept; null is none.
+func (s *scanner) number(n *node) {
+	if s.sc[0] == 'n' && s.scN == 4 {
+		return
+	}
+	bit := uint32(1) << n.num
+	v, ok := count(s.sc[:min(s.scN, scalarCap)])
+	if !ok || s.scN > scalarCap {
+		s.absurd |= bit
+		return
+	}
+	switch {
+	case s.has&bit == 0:
+		s.nums[n.num] = v
+	case n.add:
+		s.nums[n.num] = min(s.nums[n.num]+v, 1<<53)
+	default:
+		s.nums[n.num] = max(s.nums[n.num], v)
+	}
+	s.has |= bit
+}
+
+// count reads a number; below 0 it is 0. ok is false when b is no number, or
+// not a finite one below 2^53.
+func count(b []byte) (n int64, ok bool) {
+	if len(b) > 0 && len(b) <= 15 {
+		for i, c := range b {
+			if c < '0' || c > '9' {
+				break
+			}
+			n = n*10 + int64(c-'0')
+			if i == len(b)-1 {
+				return n, true
+			}
+		}
+	}
+	if len(b) == 0 || b[0] > '9' {
+		return 0, false
+	}
+	f, err := strconv.ParseFloat(string(b), 64)
+	if err != nil || f >= 1<<53 {
+		return 0, false
+	}
+	return int64(math.Round(max(f, 0))), true
+}

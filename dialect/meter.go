@@ -1,0 +1,258 @@
+package dialect
+
+import (
+	"mime"
+	"strings"
+)
+
+// Where the specs of answers put what they find.
+const (
+	slotError   int8 = iota // the error that the answer reports
+	slotError2              // the same within "response"
+	slotUsage               // the usage object at the top
+	slotChoices             // the list of choices
+)
+
+// Strings that are kept.
+const (
+	strType   int8 = iota // of the event or object
+	strStatus             // of the response
+)
+
+// Numbers of a usage object.
+const (
+	nInput      int8 = iota // what the provider calls input or prompt
+	nOutput                 // what it calls output or completion
+	nTotal                  // what it says is the sum
+	nCached                 // read from a cache, within the input
+	nCacheWrite             // written to a cache, within the input
+	nReasoning              // thought, within the output or beside it
+	nAudio                  // heard, within the input or beside it
+	nReadBeside             // read from a cache, beside the input
+	nMadeBeside             // written to a cache, beside the input
+	nPassInput              // sums over the passes of one call
+	nPassOutput
+	nPassRead
+	nPassMade
+)
+
+// Classes of delivered content.
+const (
+	textPlain int8 = iota // text that is shown or thought aloud
+	textTools             // arguments of tool calls
+	textDelta             // one or the other, as the event's type says
+)
+
+// Counts of elements.
+const elemChoices int8 = 0
+
+// numbers are what a usage object says.
+type numbers struct {
+	n      [numNumbers]int64
+	has    uint32
+	absurd uint32
+}
+
+func (u *numbers) get(i int8) int64 { return u.n[i] }
+
+// any tells whether one of the given numbers was there, or something in its
+// place that is none.
+func (u *numbers) any(is ...int8) bool {
+	for _, i := range is {
+		if (u.has|u.absurd)&(1<<i) != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// meter reads an answer as it passes and keeps what its charge follows from.
+// It holds no part of the answer: its size is that of its fields, about 2 KiB.
+type meter struct {
+	w       *wire
+	framing framing
+	gaveUp  bool // the answer could not be read; what it holds is estimated
+	sse     sseSplitter
+	sc      scanner
+	lead    [6]byte // the first bytes of the document at hand
+	leadN   uint8
+	inEvent bool // the answer is a stream of events, not one document
+
+	usage    numbers
+	seen     bool  // usage was reported
+	final    bool  // the usage reported is that of the whole answer
+	failed   bool  // the answer reports an error
+	complete bool  // the answer came to its proper end
+	ended    bool  // finish was called
+	bytes    int64 // of the body, as metered
+	text     int64 // bytes of text delivered
+	tools    int64 // bytes of tool arguments delivered
+	chunks   int64 // documents that delivered something
+
+	// onlyUsage says of the document that ended last: nothing but usage.
+	onlyUsage bool
+}
+
+type framing uint8
+
+const (
+	framingUnknown framing = iota
+	framingNone            // not to be read
+	framingJSON
+	framingSSE
+)
+
+func (m *meter) init(w *wire, contentType string) {
+	m.w, m.sc.sp = w, w.answer
+	m.sc.reset()
+	if media, _, ok := strings.Cut(contentType, "/"); ok {
+		switch strings.ToLower(media) {
+		case "audio", "image", "video", "font":
+			m.framing = framingNone
+		}
+	}
+	if t, _, err := mime.ParseMediaType(contentType); err == nil && t == "application/octet-stream" {
+		m.framing = framingNone
+	}
+}
+
+// sniff finds out from the first byte that is not white space how the answer
+// is framed; the declared type is wrong too often.
+func (m *meter) sniff(p []byte) {
+	for _, c := range p {
+		switch c {
+		case ' ', '\t', '\r', '\n':
+			continue
+		case '{', '[':
+			m.framing = framingJSON
+		default:
+			m.framing, m.inEvent = framingSSE, true
+		}
+		return
+	}
+}
+
+// feed reads the next piece of the answer's plain body.
+func (m *meter) feed(p []byte) {
+	m.bytes += int64(len(p))
+	if m.framing == framingUnknown {
+		m.sniff(p)
+	}
+	switch m.framing {
+	case framingJSON:
+		m.feedJSON(p)
+	case framingSSE:
+		for len(p) > 0 {
+			n, _ := m.sse.feed(p, m)
+			p = p[n:]
+		}
+	}
+}
+
+// feedJSON reads a body that is JSON: one document, or several one after
+// another as in newline-delimited JSON.
+func (m *meter) feedJSON(p []byte) {
+	for len(p) > 0 && !m.sc.bad() {
+		n := m.sc.feed(p)
+		p = p[n:]
+		if m.sc.done() {
+			m.endDocument(nil)
+			m.complete = true
+		} else if m.sc.started() {
+			m.complete = false
+		}
+	}
+}
+
+// data implements sink.
+func (m *meter) data(p []byte) {
+	if int(m.leadN) < len(m.lead) {
+		m.leadN += uint8(copy(m.lead[m.leadN:], p))
+	}
+	m.sc.feed(p)
+}
+
+// end implements sink.
+func (m *meter) end(event []byte) {
+	if string(m.lead[:m.leadN]) == "[DONE]" {
+		m.complete = true
+	}
+	m.leadN = 0
+	m.endDocument(event)
+}
+
+// endDocument takes up what the document at hand said.
+func (m *meter) endDocument(event []byte) {
+	m.onlyUsage = false
+	m.sc.end()
+	if m.sc.started() && !m.sc.bad() && m.sc.done() {
+		m.w.fold(m, event)
+	} else if string(event) == "error" {
+		m.failed = true
+	}
+	m.sc.reset()
+}
+
+// finish is told that the answer ends here.
+func (m *meter) finish() {
+	switch m.framing {
+	case framingSSE:
+		m.sse.finish(m)
+	case framingJSON:
+		m.sc.end()
+		if m.sc.done() {
+			m.endDocument(nil)
+			m.complete = true
+		}
+	}
+}
+
+// delivered adds what the document at hand delivered.
+func (m *meter) delivered(text, tools int64) {
+	m.text += text
+	m.tools += tools
+	if text+tools > 0 {
+		m.chunks++
+	}
+}
+
+// replaceUsage takes the usage of the document at hand for that of the answer.
+func (m *meter) replaceUsage() {
+	m.usage = numbers{m.sc.nums, m.sc.has, m.sc.absurd}
+	for i := range m.usage.n {
+		if m.usage.has&(1<<i) == 0 {
+			m.usage.n[i] = 0
+		}
+	}
+	m.seen, m.final = true, true
+}
+
+// mergeUsage takes over the numbers that the document at hand has.
+func (m *meter) mergeUsage() {
+	for i := range m.sc.nums {
+		if m.sc.has&(1<<i) != 0 {
+			m.usage.n[i] = m.sc.nums[i]
+		}
+	}
+	m.usage.has |= m.sc.has
+	m.usage.absurd = m.usage.absurd&^m.sc.has | m.sc.absurd
+	m.seen = true
+}
+
+// reportsError tells whether the value in that slot is an error: not null,
+// false or the empty string, which some providers always send.
+func (m *meter) reportsError(slot int8) bool {
+	v := &m.sc.slots[slot]
+	switch v.kind {
+	case 0, 'n', 'f':
+		return false
+	case '"':
+		return v.end-v.start > 2
+	}
+	return true
+}
+
+// cut tells whether the answer is a document that lacks its end.
+func (m *meter) cut() bool {
+	return m.framing == framingJSON && !m.complete && m.sc.started() && !m.sc.bad()
+}
