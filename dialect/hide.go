@@ -29,61 +29,96 @@ func (w *Writer) writeFiltered(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// sift shows p to the meter and returns what may be written now: a part of p
-// wherever nothing is held or hidden.
-func (w *Writer) sift(p []byte) (out []byte) {
+// sift shows p to the meter and returns what may be written now. That is a
+// part of p itself unless something is held or hidden.
+func (w *Writer) sift(p []byte) []byte {
 	f, m := w.filter, &w.meter
-	rest, kept := p, 0 // kept: bytes of p before rest that may be written
-	defer func() {
-		if recover() != nil {
-			w.active, m.gaveUp, f.off = false, true, true
-			out = append(append(out, f.held...), p[kept:]...)
-			f.held = nil
-		}
-	}()
+	s := sieve{filter: f, p: p}
 	if m.framing == framingUnknown {
 		m.sniff(p)
 	}
 	if m.framing != framingSSE { // white space so far, or an answer that is no stream
 		f.off = m.framing != framingUnknown
-		m.feed(p)
+		w.observe(p)
 		return p
 	}
-	m.bytes += int64(len(p))
-	emit := func(to int) {
-		out = append(out, f.held...)
-		f.held = f.held[:0]
-		out = append(out, p[kept:to]...)
-		kept = to
+	if !w.siftEvents(&s) {
+		f.off = true
+		s.emit(len(p))
 	}
-	for len(rest) > 0 {
+	return s.result()
+}
+
+// siftEvents goes through the events of s.p. It returns false if the meter
+// panicked.
+func (w *Writer) siftEvents(s *sieve) (ok bool) {
+	defer w.giveUp()
+	f, m := w.filter, &w.meter
+	m.bytes += int64(len(s.p))
+	for at := 0; at < len(s.p); {
 		if f.dropped {
 			f.dropped = false
-			if m.sse.skipLF && rest[0] == '\n' { // the second half of the hidden event's CRLF
+			if m.sse.skipLF && s.p[at] == '\n' { // the second half of the hidden event's CRLF
 				m.sse.skipLF = false
-				rest, kept = rest[1:], kept+1
+				at++
+				s.kept = at
 				continue
 			}
 		}
-		n, ended := m.sse.feed(rest, m)
-		at := len(p) - len(rest) + n
-		rest = rest[n:]
+		n, ended := m.sse.feed(s.p[at:], m)
+		at += n
 		switch {
 		case ended && m.onlyUsage && !f.passed:
-			m.onlyUsage = false
-			f.held, kept, f.dropped = f.held[:0], at, true
+			f.held, s.kept, f.dropped = f.held[:0], at, true
 		case ended:
-			m.onlyUsage, f.passed = false, false
-			emit(at)
-		case f.passed || !m.mayBeUsage() || len(f.held)+at-kept > maxHeld:
+			f.passed = false
+			s.emit(at)
+		case f.passed || !m.mayBeUsage() || len(f.held)+at-s.kept > maxHeld:
 			f.passed = true
-			emit(at)
+			s.emit(at)
 		default:
-			f.held = append(f.held, p[kept:at]...)
-			kept = at
+			f.held = append(f.held, s.p[s.kept:at]...)
+			s.kept = at
+		}
+		if ended {
+			m.onlyUsage = false
 		}
 	}
-	return out
+	return true
+}
+
+// sieve is what becomes of one piece of the stream.
+type sieve struct {
+	*filter
+	p        []byte
+	kept     int    // what of p before this is settled
+	from, to int    // the part of p to write, if nothing was copied
+	copied   []byte // what to write, if it is not one part of p
+}
+
+// emit lets pass what is held and p up to the given position.
+func (s *sieve) emit(to int) {
+	switch {
+	case len(s.held) == 0 && s.copied == nil && s.from == s.to:
+		s.from, s.to = s.kept, to
+	case len(s.held) == 0 && s.copied == nil && s.to == s.kept:
+		s.to = to
+	default:
+		if s.copied == nil {
+			s.copied = append(s.copied, s.p[s.from:s.to]...)
+		}
+		s.copied = append(s.copied, s.held...)
+		s.copied = append(s.copied, s.p[s.kept:to]...)
+		s.held = s.held[:0]
+	}
+	s.kept = to
+}
+
+func (s *sieve) result() []byte {
+	if s.copied != nil {
+		return s.copied
+	}
+	return s.p[s.from:s.to]
 }
 
 // mayBeUsage tells whether the event at hand may still turn out to be the one:
