@@ -201,7 +201,8 @@ func (x *exchange) differs(c *Call, out quota.Outcome) string {
 		return ""
 	}
 	generates := c.Kind == Generate || c.Kind == Embed || c.Kind == Media
-	if generates && x.Status == 200 {
+	onlyError := out.Failed && bytes.Contains(x.body(), []byte(`"error":{`))
+	if generates && x.Status == 200 && !onlyError {
 		if !out.Estimated || out.Tokens.Charge() == 0 {
 			return got + "; want an estimate"
 		}

@@ -67,6 +67,9 @@ type scanner struct {
 	prev  byte  // in a string: the last byte of the piece before
 	keyN  uint8 // bytes in key; keyCap+1: too many
 	keyE  bool  // the key has an escape
+	obj   bool  // the innermost open container is an object
+	inStr bool  // in a skipped container: within a string
+	skips int   // depth of the container that is skipped
 	scN   uint8 // bytes in sc; scalarCap+1: too many
 	depth int
 	node  int16 // of the value that is expected or read
@@ -92,18 +95,19 @@ const (
 	scanFirst                   // a value or the end of the array
 	scanMember                  // a name or the end of the object
 	scanName                    // a name
-	scanKey                     // within a name
 	scanColon
+	scanAfter // a comma or the end of the container
+	scanKey   // within a name; in the states before, white space is skipped
 	scanString
 	scanScalar
-	scanAfter // a comma or the end of the container
+	scanSkip // within a container that does not matter
 	scanDone
 	scanBad
 )
 
 // reset makes s ready for the next document of the same spec.
 func (s *scanner) reset() {
-	s.state, s.depth, s.node, s.base = scanValue, 0, 0, 0
+	s.state, s.depth, s.node, s.base, s.obj = scanValue, 0, 0, 0, false
 	s.slots = [numSlots]slotVal{}
 	s.text = [numText]int64{}
 	s.elems = [numElems]int64{}
@@ -122,29 +126,34 @@ func (s *scanner) bad() bool { return s.state == scanBad }
 // started tells whether anything but white space came.
 func (s *scanner) started() bool { return s.state != scanValue || s.depth > 0 }
 
+// Classes of bytes.
+const (
+	isSpace  = 1 << iota // white space
+	isScalar             // may stand in a number or literal
+	isStruct             // a quote or a bracket
+)
+
+var classes = func() (t [256]uint8) {
+	for _, c := range " \t\r\n" {
+		t[c] = isSpace
+	}
+	for c := range 256 {
+		if c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c == '-' || c == '+' || c == '.' {
+			t[c] = isScalar
+		}
+	}
+	for _, c := range `"{}[]` {
+		t[c] = isStruct
+	}
+	return t
+}()
+
 // feed reads the next piece and returns how much of it belongs to the document.
 func (s *scanner) feed(p []byte) int {
 	i := 0
 	for i < len(p) {
-		switch s.state {
-		case scanString:
-			i = s.inString(p, i)
-			continue
-		case scanKey:
-			i = s.inKey(p, i)
-			continue
-		case scanScalar:
-			i = s.inScalar(p, i)
-			continue
-		case scanDone, scanBad:
-			s.base += i
-			return i
-		}
 		c := p[i]
-		if c <= ' ' {
-			if c != ' ' && c != '\n' && c != '\r' && c != '\t' {
-				s.state = scanBad
-			}
+		if classes[c]&isSpace != 0 && s.state < scanKey {
 			i++
 			continue
 		}
@@ -155,24 +164,39 @@ func (s *scanner) feed(p []byte) int {
 			} else {
 				s.begin(c, i)
 			}
+			i++
 		case scanMember, scanName:
 			switch {
 			case c == '"':
-				s.state, s.keyN, s.keyE, s.bs = scanKey, 0, false, false
+				i = s.beginKey(p, i+1)
+				continue
 			case c == '}' && s.state == scanMember:
 				s.pop(i)
 			default:
 				s.state = scanBad
 			}
+			i++
 		case scanColon:
 			s.state = scanValue
 			if c != ':' {
 				s.state = scanBad
 			}
+			i++
 		case scanAfter:
 			s.after(c, i)
+			i++
+		case scanKey:
+			i = s.inKey(p, i)
+		case scanString:
+			i = s.inString(p, i)
+		case scanScalar:
+			i = s.inScalar(p, i)
+		case scanSkip:
+			i = s.inSkip(p, i)
+		default:
+			s.base += i
+			return i
 		}
-		i++
 	}
 	s.base += i
 	return i
@@ -186,11 +210,6 @@ func (s *scanner) end() {
 	}
 }
 
-func (s *scanner) inObject() bool {
-	d := s.depth - 1
-	return d >= 0 && s.open[d>>6]&(1<<(d&63)) != 0
-}
-
 // here returns the node of the innermost open container.
 func (s *scanner) here() int16 {
 	if d := s.depth - 1; d >= 0 && d < trackDepth {
@@ -200,7 +219,7 @@ func (s *scanner) here() int16 {
 }
 
 // element tells whether the value at hand is an element of an array.
-func (s *scanner) element() bool { return s.depth > 0 && !s.inObject() }
+func (s *scanner) element() bool { return s.depth > 0 && !s.obj }
 
 // begin starts the value of which c is the first byte.
 func (s *scanner) begin(c byte, i int) {
@@ -238,8 +257,11 @@ func (s *scanner) begin(c byte, i int) {
 	case '[':
 		s.push(false)
 	default:
-		s.state, s.scN = scanScalar, 0
-		s.putScalar(c)
+		s.state, s.scN = scanScalar, 1
+		s.sc[0] = c
+		if classes[c] != isScalar {
+			s.state = scanBad
+		}
 	}
 }
 
@@ -253,20 +275,86 @@ func (s *scanner) push(object bool) {
 		s.path[d] = s.node
 	}
 	s.depth++
-	if object {
-		s.open[d>>6] |= 1 << (d & 63)
+	s.mark(object)
+	switch {
+	case s.node < 0:
+		s.state, s.skips = scanSkip, s.depth
+	case object:
 		s.state = scanMember
-	} else {
-		s.open[d>>6] &^= 1 << (d & 63)
+	default:
 		s.state = scanFirst
 	}
+}
+
+// mark notes what the innermost open container is.
+func (s *scanner) mark(object bool) {
+	d := s.depth - 1
+	s.obj = object
+	if object {
+		s.open[d>>6] |= 1 << (d & 63)
+	} else {
+		s.open[d>>6] &^= 1 << (d & 63)
+	}
+}
+
+// unmark closes the innermost container.
+func (s *scanner) unmark() {
+	s.depth--
+	d := s.depth - 1
+	s.obj = d >= 0 && s.open[d>>6]&(1<<(d&63)) != 0
 }
 
 // pop ends the innermost container, whose last byte is at i.
 func (s *scanner) pop(i int) {
 	s.node = s.here()
-	s.depth--
+	s.unmark()
 	s.valueEnd(i + 1)
+}
+
+// inSkip reads on in a container that does not matter: brackets have to
+// match, nothing else is looked at.
+func (s *scanner) inSkip(p []byte, i int) int {
+	if s.inStr {
+		j, ended := s.skip(p, i)
+		s.inStr = !ended
+		return j
+	}
+	for ; i < len(p); i++ {
+		c := p[i]
+		if classes[c] != isStruct {
+			continue
+		}
+		switch c {
+		case '"':
+			s.bs = false
+			j, ended := s.skip(p, i+1)
+			if !ended {
+				s.inStr = true
+				return j
+			}
+			i = j - 1
+		case '{', '[':
+			if s.depth == maxDepth {
+				s.state = scanBad
+				return i
+			}
+			s.depth++
+			s.mark(c == '{')
+		default:
+			if s.obj != (c == '}') {
+				s.state = scanBad
+				return i
+			}
+			if s.depth == s.skips {
+				s.node = nowhere
+				s.unmark()
+				s.valueEnd(i + 1)
+				return i + 1
+			}
+			s.unmark()
+		}
+	}
+	return i
 }
 
 // valueEnd ends the value at s.node before position i.
@@ -283,29 +371,41 @@ func (s *scanner) valueEnd(i int) {
 }
 
 func (s *scanner) after(c byte, i int) {
-	object := s.inObject()
 	switch {
-	case c == ',' && object:
+	case c == ',' && s.obj:
 		s.state = scanName
 	case c == ',':
 		s.state = scanValue
-	case c == '}' && object, c == ']' && !object:
+	case c == '}' && s.obj, c == ']' && !s.obj:
 		s.pop(i)
 	default:
 		s.state = scanBad
 	}
 }
 
+// beginKey starts the member name whose first byte is p[i]. Most names lie in
+// one piece and have no escapes.
+func (s *scanner) beginKey(p []byte, i int) int {
+	s.state, s.keyN, s.keyE, s.bs = scanKey, 0, false, false
+	for j := i; j < len(p); j++ {
+		switch p[j] {
+		case '"':
+			s.name(s.here(), p[i:j])
+			if j++; j < len(p) && p[j] == ':' && s.state == scanColon {
+				s.state = scanValue
+				j++
+			}
+			return j
+		case '\\':
+			return s.inKey(p, i)
+		}
+	}
+	return s.inKey(p, i)
+}
+
 // inKey reads on in a member name from p[i] and returns where it stopped.
 func (s *scanner) inKey(p []byte, i int) int {
 	at := s.here()
-	if at < 0 {
-		j, ended := s.skip(p, i)
-		if ended {
-			s.node, s.state = nowhere, scanColon
-		}
-		return j
-	}
 	for j := i; j < len(p); j++ {
 		switch c := p[j]; {
 		case s.bs:
@@ -339,7 +439,10 @@ func (s *scanner) name(at int16, key []byte) {
 			key = []byte(plain)
 		}
 	}
-	s.node = s.sp.child(at, key)
+	s.node = nowhere
+	if at >= 0 {
+		s.node = s.sp.child(at, key)
+	}
 	if s.depth == 1 && s.other != nil && s.node < 0 {
 		s.other(key)
 	}
@@ -448,31 +551,31 @@ func textLen(seg []byte, prev byte) int64 {
 
 // inScalar reads on in a number or literal.
 func (s *scanner) inScalar(p []byte, i int) int {
-	for i < len(p) {
-		switch c := p[i]; c {
-		case ',', '}', ']', ' ', '\n', '\r', '\t':
-			s.scalarEnd(i)
-			return i
-		default:
-			s.putScalar(c)
-			if s.state == scanBad {
-				return i
-			}
-		}
-		i++
+	j := i
+	for j < len(p) && classes[p[j]] == isScalar {
+		j++
 	}
-	return i
+	if s.node >= 0 {
+		s.putScalar(p[i:j])
+	}
+	if j == len(p) {
+		return j
+	}
+	switch c := p[j]; {
+	case c == ',' || c == '}' || c == ']' || classes[c] == isSpace:
+		s.scalarEnd(j)
+	default:
+		s.state = scanBad
+	}
+	return j
 }
 
-func (s *scanner) putScalar(c byte) {
-	if !(c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'z' || c == '-' || c == '+' || c == '.') {
-		s.state = scanBad
+func (s *scanner) putScalar(b []byte) {
+	if int(s.scN)+len(b) > scalarCap {
+		s.scN = scalarCap + 1
 		return
 	}
-	if s.scN < scalarCap {
-		s.sc[s.scN] = c
-	}
-	s.scN = min(s.scN, scalarCap) + 1
+	s.scN += uint8(copy(s.sc[s.scN:], b))
 }
 
 func (s *scanner) scalarEnd(i int) {

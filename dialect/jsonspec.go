@@ -13,8 +13,9 @@ const nowhere = -1 // the node of all that does not matter
 
 // node is one place in a document.
 type node struct {
-	kids []kid
-	rest int16 // the node of members not among kids; nowhere: they do not matter
+	kids  []kid
+	table [tableSize]uint8 // by a name's hash, one more than the first kid's index
+	rest  int16            // the node of members not among kids; nowhere: they do not matter
 
 	slot  int8 // where to note position and type of the value
 	str   int8 // where to keep a short string
@@ -28,6 +29,13 @@ type node struct {
 type kid struct {
 	name string
 	node int16
+	next uint8 // one more than the index of the next kid of the same hash
+}
+
+const tableSize = 64
+
+func hash(first, last byte, n int) uint8 {
+	return (first + last*5 + byte(n)*11) & (tableSize - 1)
 }
 
 // rule puts actions at a path: member names joined by dots. A path that ends
@@ -74,6 +82,9 @@ func newSpec(lists ...[]rule) *spec {
 			n.kids = append(n.kids, s.nodes[n.rest].kids...)
 		}
 	}
+	for i := range s.nodes {
+		s.nodes[i].index()
+	}
 	return s
 }
 
@@ -99,17 +110,31 @@ func (s *spec) step(at int16, name string) int16 {
 		}
 	}
 	n := s.add()
-	s.nodes[at].kids = append(s.nodes[at].kids, kid{name, n})
+	s.nodes[at].kids = append(s.nodes[at].kids, kid{name: name, node: n})
 	return n
+}
+
+// index fills the table of kids by hash. The first of one name wins.
+func (n *node) index() {
+	for i := len(n.kids) - 1; i >= 0; i-- {
+		k := &n.kids[i]
+		h := hash(k.name[0], k.name[len(k.name)-1], len(k.name))
+		k.next, n.table[h] = n.table[h], uint8(i+1)
+	}
 }
 
 // child returns the node of member key of an object at node at.
 func (s *spec) child(at int16, key []byte) int16 {
 	n := &s.nodes[at]
-	for i := range n.kids {
-		if k := &n.kids[i]; len(k.name) == len(key) && k.name == string(key) {
+	if len(key) == 0 {
+		return n.rest
+	}
+	for i := n.table[hash(key[0], key[len(key)-1], len(key))]; i > 0; {
+		k := &n.kids[i-1]
+		if k.name == string(key) {
 			return k.node
 		}
+		i = k.next
 	}
 	return n.rest
 }

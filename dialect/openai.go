@@ -70,7 +70,7 @@ var openaiWire = wire{
 	request: requestSpec,
 	hidden:  [2]int64{0, -20},
 	answer: newSpec(
-		usageRules("usage"), usageRules("x_groq.usage"), usageRules("response.usage"),
+		usageRules("usage"), usageRules("x_groq.usage"), usageRules("response.usage"), usageRules("message.usage"),
 		[]rule{
 			at("usage", slot(slotUsage)),
 			at("error", slot(slotError)),
@@ -117,12 +117,16 @@ var openaiWire = wire{
 // foldOpenAI takes up a chunk, an event or a whole answer.
 func foldOpenAI(m *meter, event []byte) {
 	sc := &m.sc
-	used := sc.has|sc.absurd != 0 && (&numbers{has: sc.has, absurd: sc.absurd}).any(nInput, nOutput, nTotal)
-	if used {
+	typ := sc.strs[strType].bytes()
+	if t := string(typ); t == "message_start" || t == "message" && sc.has&(1<<nReadBeside) != 0 {
+		m.w, sc.sp = &anthropicWire, anthropicWire.answer // Anthropic's, under a path that did not tell
+		foldAnthropic(m, event)
+		return
+	}
+	if (sc.has|sc.absurd)&(1<<nInput|1<<nOutput|1<<nTotal) != 0 {
 		m.replaceUsage()
 		m.onlyUsage = sc.slots[slotChoices].kind == '[' && sc.elems[elemChoices] == 0 && sc.slots[slotUsage].kind == '{'
 	}
-	typ := sc.strs[strType].bytes()
 	if m.reportsError(slotError) || m.reportsError(slotError2) || string(event) == "error" || string(typ) == "error" {
 		m.failed = true
 	}

@@ -77,6 +77,11 @@ func (s *sseSplitter) feed(p []byte, to sink) (n int, ended bool) {
 		switch s.state {
 		case sseLineStart:
 			s.state, s.fieldN = sseField, 0
+			if rest := p[i:]; len(rest) > 5 && string(rest[:5]) == "data:" { // nearly always
+				copy(s.field[:], "data")
+				s.fieldN = 4
+				i += 4
+			}
 			continue
 		case sseField:
 			if c == ':' {
