@@ -383,24 +383,57 @@ func (s *scanner) after(c byte, i int) {
 	}
 }
 
-// beginKey starts the member name whose first byte is p[i]. Most names lie in
-// one piece and have no escapes.
+// beginKey starts the member name whose first byte is p[i], and goes on over
+// the members after it as long as they are simple: in one piece, without
+// escapes or white space, of no interest. That is most of what comes.
 func (s *scanner) beginKey(p []byte, i int) int {
-	s.state, s.keyN, s.keyE, s.bs = scanKey, 0, false, false
-	for j := i; j < len(p); j++ {
-		switch p[j] {
-		case '"':
-			s.name(s.here(), p[i:j])
-			if j++; j < len(p) && p[j] == ':' && s.state == scanColon {
-				s.state = scanValue
-				j++
-			}
-			return j
-		case '\\':
+	at := s.here()
+	for {
+		s.state, s.keyN, s.keyE, s.bs = scanKey, 0, false, false
+		j := i
+		for j < len(p) && p[j] != '"' && p[j] != '\\' {
+			j++
+		}
+		if j == len(p) || p[j] != '"' {
 			return s.inKey(p, i)
 		}
+		s.name(at, p[i:j])
+		if j++; j+1 >= len(p) || p[j] != ':' {
+			return j
+		}
+		j++
+		s.state = scanValue
+		if s.node >= 0 {
+			return j
+		}
+		if j = plainEnd(p, j); j < 0 {
+			return -j
+		}
+		if s.state = scanAfter; j+1 >= len(p) || p[j] != ',' || p[j+1] != '"' {
+			return j
+		}
+		i = j + 2
 	}
-	return s.inKey(p, i)
+}
+
+// plainEnd returns the end of the string, number or literal that begins at
+// p[i], or -i if it is something else, has escapes, or may not end in p.
+func plainEnd(p []byte, i int) int {
+	if p[i] == '"' {
+		n := bytes.IndexByte(p[i+1:], '"')
+		if n < 0 || n > 0 && p[i+n] == '\\' {
+			return -i
+		}
+		return i + n + 2
+	}
+	j := i
+	for j < len(p) && classes[p[j]] == isScalar {
+		j++
+	}
+	if j == i || j == len(p) || p[j] != ',' && p[j] != '}' {
+		return -i
+	}
+	return j
 }
 
 // inKey reads on in a member name from p[i] and returns where it stopped.

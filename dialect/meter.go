@@ -1,7 +1,6 @@
 package dialect
 
 import (
-	"mime"
 	"strings"
 )
 
@@ -105,14 +104,14 @@ const (
 func (m *meter) init(w *wire, contentType string) {
 	m.w, m.sc.sp = w, w.answer
 	m.sc.reset()
-	if media, _, ok := strings.Cut(contentType, "/"); ok {
-		switch strings.ToLower(media) {
-		case "audio", "image", "video", "font":
+	media, sub, _ := strings.Cut(contentType, "/")
+	switch strings.ToLower(media) {
+	case "audio", "image", "video", "font":
+		m.framing = framingNone
+	case "application":
+		if strings.HasPrefix(sub, "octet-stream") {
 			m.framing = framingNone
 		}
-	}
-	if t, _, err := mime.ParseMediaType(contentType); err == nil && t == "application/octet-stream" {
-		m.framing = framingNone
 	}
 }
 
