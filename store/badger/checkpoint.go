@@ -1,0 +1,171 @@
+package badger
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/dgraph-io/badger/v4"
+
+	"github.com/llm-quota/caddy-llm-quota/quota"
+)
+
+// Checkpoint implements quota.History. All of cp is written together. What the
+// tables hold is never ahead of the journal on the disk, so that after a power
+// loss no account stands at a record that is gone.
+func (s *Store) Checkpoint(cp *quota.Checkpoint) error {
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.leave()
+	if len(cp.Rows) > quota.MaxCheckpointRows {
+		return fmt.Errorf("writing a checkpoint of %d rows, more than %d: %w", len(cp.Rows), quota.MaxCheckpointRows, quota.ErrInvalid)
+	}
+	if err := s.journal.usable(); err != nil {
+		return err
+	}
+	if err := s.journal.sync(); err != nil {
+		return err
+	}
+	trim, err := s.writeCheckpoint(cp)
+	if err != nil {
+		return err
+	}
+	s.journal.trim(trim)
+	return nil
+}
+
+// writeCheckpoint returns the last record that is not needed any more.
+func (s *Store) writeCheckpoint(cp *quota.Checkpoint) (trim uint64, err error) {
+	t := s.tables
+	t.writing.Lock()
+	defer t.writing.Unlock()
+	if err := t.finish(); err != nil {
+		return 0, err
+	}
+	m := t.meta
+	c := s.change[:0]
+	if cp.Through > m.through {
+		if c, err = t.addRows(c, cp.Rows); err != nil {
+			return 0, err
+		}
+		m.through = cp.Through
+	} else if len(cp.Rows) > 0 {
+		// An error can be told of a checkpoint that was written nevertheless.
+		t.log("checkpoint through record %d is in the tables already, which hold all through %d: its rows are passed over", cp.Through, m.through)
+	}
+	c = addReservations(c, cp)
+	m.last = max(m.last, m.through)
+	for i := range cp.Accounts {
+		a := &cp.Accounts[i]
+		c.set(idKey(tableCounters, uint64(a.ID)), appendCounters(make([]byte, 0, 160), &a.Counters))
+		m.last = max(m.last, a.Seq)
+	}
+	if cp.Trim {
+		m.trim = max(m.trim, min(s.journal.cutThrough(), m.through))
+	}
+	s.change = c
+	if len(c) == 0 && m == t.meta { // as on every second of an idle server
+		return m.trim, nil
+	}
+	err = t.commit(c, m)
+	clear(s.change)
+	return t.meta.trim, err
+}
+
+// addReservations adds the rows of the reservations that opened and ended.
+func addReservations(c change, cp *quota.Checkpoint) change {
+	for i := range cp.Opened {
+		r := &cp.Opened[i]
+		c.set(idKey(tableOpen, r.Seq), appendRecord(nil, r))
+	}
+	for _, id := range cp.Resolved {
+		c.delete(idKey(tableOpen, id))
+	}
+	return c
+}
+
+// open calls fn for each reservation in the tables.
+func (t *tables) open(fn func(*quota.Record) error) error {
+	var rd recordReader
+	return t.scan(tableOpen, []byte{tableOpen}, false, func(item *badger.Item) error {
+		var r *quota.Record
+		err := item.Value(func(b []byte) (err error) {
+			r, err = rd.read(b)
+			return err
+		})
+		if err != nil {
+			t.log("reading open reservation %x: %v: passed over", item.Key(), err)
+			return nil
+		}
+		return fn(r)
+	})
+}
+
+// Counters implements quota.History.
+func (s *Store) Counters(id quota.ID, c *quota.Counters) error {
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.leave()
+	err := s.tables.get(idKey(tableCounters, uint64(id)), func(b []byte) error { return decodeCounters(b, c) })
+	if err != nil && !errors.Is(err, quota.ErrNotFound) {
+		return fmt.Errorf("reading the counters of %s: %w", id, err)
+	}
+	return err
+}
+
+const countersVersion = 1
+
+// appendCounters appends the binary form of c.
+func appendCounters(b []byte, c *quota.Counters) []byte {
+	b = append(b, countersVersion)
+	b = binary.AppendUvarint(b, c.Seq)
+	b = binary.AppendUvarint(b, uint64(c.QuotaNumber))
+	b = binary.AppendUvarint(b, uint64(c.DayNumber))
+	b = binary.AppendUvarint(b, uint64(c.MinuteNumber))
+	for _, n := range countersInts(c) {
+		b = binary.AppendVarint(b, *n)
+	}
+	for i := range c.Requests {
+		b = binary.AppendUvarint(b, uint64(c.Requests[i]))
+	}
+	for i := range c.Tokens {
+		b = binary.AppendVarint(b, c.Tokens[i])
+	}
+	return b
+}
+
+func decodeCounters(b []byte, c *quota.Counters) error {
+	cur := cursor{b: b}
+	if v := cur.byte(); v != countersVersion {
+		return fmt.Errorf("version %d of counters is not known", v)
+	}
+	c.Seq = cur.uvarint()
+	c.QuotaNumber = cur.uint32()
+	c.DayNumber = cur.uint32()
+	c.MinuteNumber = cur.uint32()
+	for _, n := range countersInts(c) {
+		*n = cur.varint()
+	}
+	for i := range c.Requests {
+		c.Requests[i] = cur.uint32()
+	}
+	for i := range c.Tokens {
+		c.Tokens[i] = cur.varint()
+	}
+	if cur.bad {
+		return errors.New("damaged counters")
+	}
+	return nil
+}
+
+// countersInts lists the fields of c that are plain numbers, in their order on
+// disk.
+func countersInts(c *quota.Counters) [11]*int64 {
+	return [...]*int64{
+		&c.QuotaPeriod.Start, &c.QuotaPeriod.End, &c.QuotaUsed, &c.QuotaGranted,
+		&c.DayPeriod.Start, &c.DayPeriod.End, &c.DayRequests, &c.DayTokens,
+		&c.RequestsBucket, &c.TokensBucket, &c.LastUsed,
+	}
+}

@@ -1,0 +1,238 @@
+package badger
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/dgraph-io/badger/v4"
+
+	"github.com/llm-quota/caddy-llm-quota/quota"
+)
+
+// The tables share Badger's one space of keys. Each table has a first byte of
+// its own, and numbers are big-endian, so that the order of keys means
+// something.
+const (
+	tableMeta       = 'm' // alone                               → meta
+	tableKey        = 'k' // ID                                  → JSON of quota.Key
+	tableGroup      = 'g' // ID                                  → JSON of quota.Group
+	tableSecret     = 's' // hash of a secret                    → ID
+	tableName       = 'n' // kind, name of a living account      → ID
+	tableConfigured = 'f' // ID of a living account of the configuration → ID
+	tableCounters   = 'c' // ID                                  → counters
+	tableOpen       = 'o' // Seq of the reservation              → record
+	tableUsage      = 'u' // step, key, start, group, model      → totals
+	tableSums       = 'v' // step, start, group, model           → totals over the group's keys
+)
+
+const schemaVersion = 1
+
+// meta is what the tables say of themselves. It is written with every change.
+type meta struct {
+	commit  uint64 // number of the change
+	through uint64 // usage holds every record up to this one
+	trim    uint64 // no record up to this one is needed any more
+	last    uint64 // a record that was surely written to the journal
+	hashKey uint32 // checksum of the key of the hashes that are kept
+}
+
+func (m *meta) encode() []byte {
+	b := []byte{schemaVersion}
+	for _, n := range [...]uint64{m.commit, m.through, m.trim, m.last, uint64(m.hashKey)} {
+		b = binary.AppendUvarint(b, n)
+	}
+	return b
+}
+
+func (m *meta) decode(b []byte) error {
+	c := cursor{b: b}
+	if v := c.byte(); v != schemaVersion {
+		return fmt.Errorf("schema version %d is not known to this program, which knows version %d", v, schemaVersion)
+	}
+	for _, n := range [...]*uint64{&m.commit, &m.through, &m.trim, &m.last} {
+		*n = c.uvarint()
+	}
+	m.hashKey = c.uint32()
+	if c.bad {
+		return errors.New("damaged record of the store's state")
+	}
+	return nil
+}
+
+// tables are the Badger database and the rules by which it is written: one
+// writer at a time, each change whole or not at all, and durable when the
+// write returns.
+type tables struct {
+	db   *badger.DB
+	dir  string
+	mark *os.File
+	log  func(format string, args ...any)
+	free func(dir string) (uint64, bool) // freeBytes
+
+	// writing is held over a change, from the first read it rests on.
+	writing sync.Mutex
+	meta    meta
+	// redo says that a change which was too great for one transaction is
+	// decided, but not yet all in the tables.
+	redo bool
+}
+
+// change is a set of entries that are written together. Nothing may be changed
+// in the slices that are handed over.
+type change []entry
+
+type entry struct {
+	key   []byte
+	value []byte // nil: delete
+}
+
+func (c *change) set(key, value []byte) { *c = append(*c, entry{key, value}) }
+
+func (c *change) delete(key []byte) { *c = append(*c, entry{key: key}) }
+
+// minFree is how much of the disk must be free for a change to be tried.
+// Badger writes through maps of sparse files: where no block can be had for
+// one, the system kills the process.
+const minFree = 4 * memTableSize
+
+// commit writes c together with the new meta, which becomes the tables'.
+// writing is held.
+func (t *tables) commit(c change, m meta) error {
+	if free, ok := t.free(t.dir); ok && free < minFree {
+		return fmt.Errorf("writing tables: the disk has %d bytes free, %d are needed", free, minFree)
+	}
+	if err := t.finish(); err != nil {
+		return err
+	}
+	m.commit = t.meta.commit + 1
+	c.set([]byte{tableMeta}, m.encode())
+	err := t.write(c)
+	if errors.Is(err, badger.ErrTxnTooBig) {
+		err = t.commitLarge(c, m)
+	}
+	if err != nil {
+		return fmt.Errorf("writing tables: %w", err)
+	}
+	t.meta = m
+	return t.writeMark()
+}
+
+// write writes c in one transaction.
+func (t *tables) write(c change) error {
+	txn := t.db.NewTransaction(true)
+	defer txn.Discard()
+	for i := range c {
+		if err := apply(txn, &c[i]); err != nil {
+			return err
+		}
+	}
+	return txn.Commit()
+}
+
+func apply(txn *badger.Txn, e *entry) error {
+	if e.value == nil {
+		return txn.Delete(e.key)
+	}
+	return txn.Set(e.key, e.value)
+}
+
+// writeSteps writes c in as many transactions as it takes, in order.
+func (t *tables) writeSteps(c change) error {
+	txn := t.db.NewTransaction(true)
+	defer func() { txn.Discard() }()
+	for i := range c {
+		err := apply(txn, &c[i])
+		if errors.Is(err, badger.ErrTxnTooBig) {
+			if err = txn.Commit(); err != nil {
+				return err
+			}
+			txn = t.db.NewTransaction(true)
+			err = apply(txn, &c[i])
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return txn.Commit()
+}
+
+// load reads meta; a new database has none.
+func (t *tables) load() (found bool, err error) {
+	err = t.get([]byte{tableMeta}, func(b []byte) error {
+		found = true
+		return t.meta.decode(b)
+	})
+	if errors.Is(err, quota.ErrNotFound) {
+		err = nil
+	}
+	return found, err
+}
+
+// get calls fn with the value of key, or returns quota.ErrNotFound.
+func (t *tables) get(key []byte, fn func([]byte) error) error {
+	txn := t.db.NewTransaction(false)
+	defer txn.Discard()
+	return get(txn, key, fn)
+}
+
+func get(txn *badger.Txn, key []byte, fn func([]byte) error) error {
+	item, err := txn.Get(key)
+	if errors.Is(err, badger.ErrKeyNotFound) {
+		return quota.ErrNotFound
+	}
+	if err != nil {
+		return fmt.Errorf("reading tables: %w", err)
+	}
+	return item.Value(fn)
+}
+
+// The mark is a file beside Badger with the number of its last change. Badger
+// passes over the end of a damaged log in silence; by the mark it is seen.
+const (
+	markName = "tables.mark"
+	markSize = 12
+)
+
+// openMark opens the mark and compares it with meta.
+func (t *tables) openMark(dir string) (err error) {
+	t.mark, err = os.OpenFile(filepath.Join(dir, markName), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("opening the tables' mark: %w", err)
+	}
+	var b [markSize]byte
+	if n, _ := t.mark.ReadAt(b[:], 0); n == markSize &&
+		crc32.Checksum(b[:8], castagnoli) == binary.BigEndian.Uint32(b[8:]) {
+		if commit := binary.BigEndian.Uint64(b[:8]); commit > t.meta.commit {
+			t.log("the tables in %s have lost their last %d changes, to keys, counters or usage: restore a backup if you can",
+				t.dir, commit-t.meta.commit)
+			t.meta.commit = commit
+		}
+	}
+	return nil
+}
+
+func (t *tables) writeMark() error {
+	b := binary.BigEndian.AppendUint64(make([]byte, 0, markSize), t.meta.commit)
+	b = binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+	if _, err := t.mark.WriteAt(b, 0); err != nil {
+		t.log("writing the tables' mark: %v", err) // the change itself is safe
+	}
+	return nil
+}
+
+// idKey returns the key of an account's row.
+func idKey(table byte, id uint64) []byte {
+	return binary.BigEndian.AppendUint64([]byte{table}, id)
+}
+
+func decodeID(b []byte) (quota.ID, error) {
+	if len(b) != 8 {
+		return 0, errors.New("reading tables: damaged index entry")
+	}
+	return quota.ID(binary.BigEndian.Uint64(b)), nil
+}
