@@ -200,19 +200,15 @@ func (s *Schedule) At(t time.Time) Period {
 	}
 	now := t.Unix()
 	local := t.In(s.Zone)
-	n := -1
-	start := s.boundary(local, n)
-	for start > now { // the local clock was put forward over a boundary
-		n--
-		start = s.boundary(local, n)
-	}
-	for {
-		end := s.boundary(local, n+1)
+	// The local clock has shown the boundary before local's own, so that it
+	// lies behind; a clock that was put back may have shown later ones too.
+	start := s.boundary(local, -1)
+	for n := 0; ; n++ {
+		end := s.boundary(local, n)
 		if end > now {
 			return Period{start, end}
 		}
 		start = end
-		n++
 	}
 }
 

@@ -13,26 +13,12 @@ import (
 // number of the period stays, so that calls under way settle into it.
 func (l *Ledger) align(now time.Time, a *Account, p *Policy) error {
 	a.mu.Lock()
+	unused := a.lastUsed == 0
 	day := p.day.At(now)
-	var period quota.Period
+	newDay := a.day.period != day && a.day.period.Holds(now.Unix())
+	period, newPeriod := quota.Period{}, false
 	if p.schedule != nil {
 		period = p.schedule.At(now)
-	}
-	unused := a.lastUsed == 0
-	if a.day.number == 0 {
-		a.day.number, a.day.period = 1, day
-		l.turned(now, a, quota.TokensPerDay, 1, day)
-	}
-	newDay := a.day.period.Holds(now.Unix()) && a.day.period != day
-	newPeriod := false
-	if p.schedule != nil {
-		if a.quota.number == 0 {
-			a.quota.number = 1
-			if unused {
-				a.quota.period = period
-				l.turned(now, a, quota.TokenQuota, 1, period)
-			}
-		}
 		newPeriod = a.quota.period != period && a.quota.period.Holds(now.Unix())
 	}
 	keep := newPeriod && p.schedule.Reset == quota.ResetManual // counts on from where it stands

@@ -46,8 +46,12 @@ func (l *Ledger) Checkpoint(now time.Time) error {
 	for r := range records {
 		rows.add(r)
 	}
+	last := l.collect()
+	if rows.seq == 0 && len(l.waiting)+len(last.Accounts)+len(last.Resolved) == 0 {
+		return nil // nothing happened
+	}
 	l.waiting = append(l.waiting, rows.checkpoints(through)...)
-	if err := l.writeWaiting(l.collect()); err != nil {
+	if err := l.writeWaiting(last); err != nil {
 		return fmt.Errorf("writing a checkpoint: %w", err)
 	}
 	return nil
@@ -94,8 +98,10 @@ func (l *Ledger) writeWaiting(last quota.Checkpoint) error {
 	for i := range w.Accounts {
 		seq = max(seq, w.Accounts[i].Seq)
 	}
-	if err := l.store.Flush(seq); err != nil {
-		return err
+	if seq > 0 {
+		if err := l.store.Flush(seq); err != nil {
+			return err
+		}
 	}
 	for i := range l.waiting {
 		cp := &l.waiting[i]

@@ -81,9 +81,9 @@ func periodEnd(p quota.Period) time.Time {
 }
 
 // refusal says why need does not fit the limit, and when it will.
-func (a *Account) refusal(kind limitKind, s limitState, need int64, now time.Time, tick int64) *quota.Refusal {
+func (a *Account) refusal(kind limitKind, p *Policy, s limitState, need int64, now time.Time, tick int64) *quota.Refusal {
 	ref := &quota.Refusal{
-		Reason: quota.RateLimited, Limit: kind.name(), Account: a.id,
+		Reason: quota.RateLimited, Limit: kind.name(), Account: a.id, AccountName: p.Name,
 		Max: s.max, Used: s.used, Reserved: s.reserved, Requested: need, Wait: quota.Never,
 	}
 	if kind != concurrent {
@@ -119,8 +119,8 @@ func (a *Account) refusal(kind limitKind, s limitState, need int64, now time.Tim
 		ref.Wait = time.Second
 		return ref
 	}
-	if s.max == 0 && kind != tokenQuota {
-		ref.ResetsAt = time.Time{}
+	if kind == tokenQuota && p.quotaMax == 0 || kind != tokenQuota && s.max == 0 {
+		ref.ResetsAt = time.Time{} // a new period has no more room
 		return ref
 	}
 	if !ref.ResetsAt.IsZero() {

@@ -13,7 +13,8 @@ const maxChain = quota.MaxDepth + 1
 type Call struct {
 	Model string
 	// Input is the estimate of its input tokens. 0 is a call that is charged
-	// no tokens: limits on tokens do not refuse it, unless they are 0.
+	// no tokens: limits on tokens do not refuse it, unless they are 0, and
+	// none are held.
 	Input int64
 	// Output is how many tokens to hold for the answer. Fewer are held when
 	// fewer are left.
@@ -102,6 +103,9 @@ func (l *Ledger) Reserve(now time.Time, a *Account, c Call, r *Reservation) (*qu
 	for i, a := range r.accounts[:r.n] {
 		l.turn(now, a, r.policies[i])
 	}
+	if c.Input == 0 {
+		c.Output = 0
+	}
 	hold := c.Input + c.Output
 	ref, left := r.check(now, tick, c)
 	if !c.Observe {
@@ -144,8 +148,7 @@ func (r *Reservation) check(now time.Time, tick int64, c Call) (worst *quota.Ref
 			if s.used+s.reserved+need <= s.max && s.max > 0 {
 				continue
 			}
-			ref := a.refusal(kind, s, max(need, 1), now, tick)
-			ref.AccountName = p.Name
+			ref := a.refusal(kind, p, s, max(need, 1), now, tick)
 			if worst == nil || later(ref, worst) {
 				worst = ref
 			}

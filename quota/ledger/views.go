@@ -1,0 +1,70 @@
+package ledger
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/llm-quota/caddy-llm-quota/quota"
+)
+
+// KeysIn counts the living keys directly in each of the groups.
+func (l *Ledger) KeysIn(groups ...quota.ID) (map[quota.ID]int64, error) {
+	counts := make(map[quota.ID]int64, len(groups))
+	err := l.store.Keys(0, func(k *quota.Key) bool {
+		if k.Living() && slices.Contains(groups, k.Group) {
+			counts[k.Group]++
+		}
+		return true
+	})
+	if err != nil {
+		return nil, fmt.Errorf("counting keys: %w", err)
+	}
+	return counts, nil
+}
+
+// MaxSecrets is how many secrets of a key may work at one time.
+const MaxSecrets = 5
+
+// MaxGrace is the longest time for which an old secret may go on working.
+const MaxGrace = 30 * 24 * time.Hour
+
+// Rotate gives a living key a new secret and returns both. The secret before
+// it works for grace longer; those before that one keep the time they were
+// given. A key with MaxSecrets that work is a conflict. check may refuse.
+func (l *Ledger) Rotate(now time.Time, id quota.ID, grace time.Duration, check func(*quota.Key) error) (*quota.Key, string, error) {
+	if grace < 0 || grace > MaxGrace {
+		return nil, "", fmt.Errorf("grace %s is not between 0 and 30d: %w", grace, quota.ErrInvalid)
+	}
+	secret, prefix := quota.NewSecret()
+	k, err := l.UpdateKey(now, id, func(k *quota.Key) error {
+		if check != nil {
+			if err := check(k); err != nil {
+				return err
+			}
+		}
+		if len(k.Secrets) > 0 && (k.Secrets[0].Until.IsZero() || k.Secrets[0].Until.After(now.Add(grace))) {
+			k.Secrets[0].Until = stamp(now.Add(grace))
+		}
+		k.Secrets = slices.DeleteFunc(k.Secrets, func(s quota.Secret) bool {
+			return !s.Until.IsZero() && !s.Until.After(now)
+		})
+		if len(k.Secrets) >= MaxSecrets {
+			return fmt.Errorf("%d secrets of this key work until their grace ends, and no more may: %w", MaxSecrets, quota.ErrConflict)
+		}
+		hash := quota.HashSecret(l.store.HashKey(), secret)
+		k.Secrets = slices.Insert(k.Secrets, 0, quota.Secret{Hash: hash})
+		k.Prefix = prefix
+		return nil
+	})
+	if err != nil {
+		return nil, "", err
+	}
+	return k, secret, nil
+}
+
+// UsedSince sums what a key, or a group and all below it, used since the given
+// Unix second, as far as usage is kept by minute and quarter of an hour.
+func (l *Ledger) UsedSince(now time.Time, id quota.ID, start int64) (quota.Totals, error) {
+	return l.usedSince(now, id, start)
+}
