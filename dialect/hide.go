@@ -6,7 +6,8 @@ package dialect
 type filter struct {
 	held    []byte // the beginning of such an event
 	passed  bool   // the event at hand is not the one, and its beginning is written
-	dropped bool   // the event before was taken out
+	between bool   // an event has just ended
+	dropped bool   // and was taken out
 	off     bool
 }
 
@@ -56,20 +57,21 @@ func (w *Writer) siftEvents(s *sieve) (ok bool) {
 	f, m := w.filter, &w.meter
 	m.bytes += int64(len(s.p))
 	for at := 0; at < len(s.p); {
-		if f.dropped {
-			f.dropped = false
-			if m.sse.skipLF && s.p[at] == '\n' { // the second half of the hidden event's CRLF
-				m.sse.skipLF = false
-				at++
+		if f.between && m.sse.skipLF && s.p[at] == '\n' { // the second half of the CRLF that ended the event before
+			m.sse.skipLF = false
+			if at++; f.dropped {
 				s.kept = at
-				continue
+			} else {
+				s.emit(at)
 			}
+			continue
 		}
 		n, ended := m.sse.feed(s.p[at:], m)
 		at += n
+		f.between, f.dropped = ended, ended && m.onlyUsage && !f.passed
 		switch {
-		case ended && m.onlyUsage && !f.passed:
-			f.held, s.kept, f.dropped = f.held[:0], at, true
+		case f.dropped:
+			f.held, s.kept = f.held[:0], at
 		case ended:
 			f.passed = false
 			s.emit(at)

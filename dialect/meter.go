@@ -82,6 +82,7 @@ type meter struct {
 	final    bool  // the usage reported is that of the whole answer
 	failed   bool  // the answer reports an error
 	complete bool  // the answer came to its proper end
+	cut      bool  // the answer is a document that lacks its end
 	ended    bool  // finish was called
 	bytes    int64 // of the body, as metered
 	text     int64 // bytes of text delivered
@@ -184,10 +185,13 @@ func (m *meter) end(event []byte) {
 func (m *meter) endDocument(event []byte) {
 	m.onlyUsage = false
 	m.sc.end()
-	if m.sc.started() && !m.sc.bad() && m.sc.done() {
+	switch {
+	case m.sc.done():
 		m.w.fold(m, event)
-	} else if string(event) == "error" {
+	case string(event) == "error":
 		m.failed = true
+	case !m.sc.bad(): // cut off: what had come was delivered
+		m.delivered(m.sc.text[textPlain]+m.sc.text[textDelta], m.sc.text[textTools])
 	}
 	m.sc.reset()
 }
@@ -200,9 +204,10 @@ func (m *meter) finish() {
 	case framingJSON:
 		m.sc.end()
 		if m.sc.done() {
-			m.endDocument(nil)
 			m.complete = true
 		}
+		m.cut = !m.complete && m.sc.started() && !m.sc.bad()
+		m.endDocument(nil)
 	}
 }
 
@@ -249,9 +254,4 @@ func (m *meter) reportsError(slot int8) bool {
 		return v.end-v.start > 2
 	}
 	return true
-}
-
-// cut tells whether the answer is a document that lacks its end.
-func (m *meter) cut() bool {
-	return m.framing == framingJSON && !m.complete && m.sc.started() && !m.sc.bad()
 }

@@ -72,9 +72,7 @@ func (w *Writer) broken(end End) bool {
 	switch {
 	case w.status == http.StatusSwitchingProtocols:
 		return end.Panicked || end.Err != nil
-	case w.status == 0, w.status >= 400, m.failed:
-		return true
-	case m.cut():
+	case w.status == 0, w.status >= 400, m.failed, m.cut:
 		return true
 	}
 	if m.complete && !end.Panicked {
