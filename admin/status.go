@@ -1,0 +1,38 @@
+package admin
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/llm-quota/caddy-llm-quota/quota"
+	"github.com/llm-quota/caddy-llm-quota/quota/ledger"
+)
+
+func showStatus(c *call) error {
+	if err := c.params(); err != nil {
+		return err
+	}
+	s, err := c.ledger.Status()
+	if err != nil {
+		return err
+	}
+	zone, err := quota.LoadZone(c.ledger.Zone())
+	if err != nil {
+		return err
+	}
+	today, err := c.ledger.Report(c.now, ledger.ReportQuery{
+		From: c.now, To: c.now.Add(time.Nanosecond), Step: ledger.PerDay, Zone: zone,
+	})
+	if err != nil {
+		return err
+	}
+	answer := Status{
+		Version: c.gate.Version(), OpenReservations: s.OpenReservations,
+		Keys: s.Keys, Groups: s.Groups, Totals: today.Totals,
+		Store: StoreStatus{Engine: s.Store.Engine, Healthy: storeHealthy(c.now), SizeBytes: s.Store.SizeBytes},
+	}
+	if s.Store.LastSync != 0 {
+		answer.Store.LastSync = moment(time.Unix(0, s.Store.LastSync))
+	}
+	return c.json(http.StatusOK, answer)
+}
