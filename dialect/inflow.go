@@ -9,9 +9,10 @@ const maxPlain = 256 << 20
 // decoder runs in a goroutine of its own, since decoders pull and answers are
 // pushed; each feed returns when the decoder has taken the bytes.
 type inflow struct {
-	in   *io.PipeWriter
-	done chan struct{}
-	bad  bool
+	in    *io.PipeWriter
+	done  chan struct{}
+	bad   bool  // the answer could not be decoded to its end
+	coded int64 // bytes that came
 }
 
 // newInflow returns nil if the coding is not known.
@@ -59,6 +60,7 @@ func (f *inflow) run(coding string, r *io.PipeReader, m *meter) {
 
 // feed hands p to the decoder; one that has given up takes nothing.
 func (f *inflow) feed(p []byte) {
+	f.coded += int64(len(p))
 	f.in.Write(p) //nolint:errcheck // the error says that the decoder has given up
 }
 

@@ -128,8 +128,8 @@ func (rd *reading) free() {
 	readings.Put(rd)
 }
 
-// valid tells whether the body is one whole JSON document.
-func (rd *reading) valid() bool { return rd.sc.done() }
+// valid tells whether the body is one whole JSON object.
+func (rd *reading) valid() bool { return rd.sc.done() && bytes.TrimLeft(rd.body, " \t\r\n")[0] == '{' }
 
 // visit counts a string; base64 parts count by their number.
 func (rd *reading) visit(class int8, s []byte) int64 {

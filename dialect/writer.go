@@ -139,7 +139,9 @@ func (w *Writer) finishMeter() {
 	defer w.giveUp()
 	if w.plain != nil {
 		w.plain.close()
-		w.meter.gaveUp = w.meter.gaveUp || w.plain.bad
+		if w.plain.bad {
+			w.meter.gaveUp, w.meter.bytes = true, max(w.meter.bytes, w.plain.coded)
+		}
 		w.plain = nil
 	}
 	if !w.meter.ended {
