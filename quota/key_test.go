@@ -240,6 +240,51 @@ func TestRulesNameTheFieldThatIsWrong(t *testing.T) {
 	}
 }
 
+func TestParseExpiry(t *testing.T) {
+	for _, tt := range []struct{ in, zone, want string }{
+		{"2027-01-01", "UTC", "2027-01-01T00:00:00Z"},
+		{"2027-01-01", "", "2027-01-01T00:00:00Z"},
+		{"2027-01-01", "America/New_York", "2027-01-01T05:00:00Z"},
+		{"2026-09-06", "America/Santiago", "2026-09-06T04:00:00Z"}, // a day without midnight
+		{"2026-11-01", "America/Havana", "2026-11-01T04:00:00Z"},   // a day with two
+		{"2027-01-01T12:00:00+02:00", "America/New_York", "2027-01-01T10:00:00Z"},
+		{"2027-01-01T12:00:00.5Z", "UTC", "2027-01-01T12:00:00.5Z"},
+	} {
+		got, err := ParseExpiry(tt.in, tt.zone)
+		if err != nil || got.Format(time.RFC3339Nano) != tt.want {
+			t.Errorf("%s in %q is %s (%v), want %s", tt.in, tt.zone, got.Format(time.RFC3339Nano), err, tt.want)
+		}
+	}
+	for _, in := range []string{"", "tomorrow", "2027-02-30", "2027-1-1", "2027-01-01T12:00:00", "01/02/2027", strings.Repeat("9", 5000)} {
+		if got, err := ParseExpiry(in, "UTC"); !errors.Is(err, ErrInvalid) || len(err.Error()) > 300 {
+			t.Errorf("%.40q is %v, %v", in, got, err)
+		}
+	}
+	if got, err := ParseExpiry("2027-01-01", "nowhere"); !errors.Is(err, ErrInvalid) {
+		t.Errorf("in no zone it is %v, %v", got, err)
+	}
+}
+
+func TestParseRange(t *testing.T) {
+	for in, want := range map[string]string{
+		"10.0.0.0/8":    "10.0.0.0/8",
+		"10.1.2.3/8":    "10.0.0.0/8",
+		"192.0.2.1":     "192.0.2.1/32",
+		"2001:db8::1":   "2001:db8::1/128",
+		"2001:db8::/32": "2001:db8::/32",
+		"0.0.0.0/0":     "0.0.0.0/0",
+	} {
+		if got, err := ParseRange(in); err != nil || got.String() != want {
+			t.Errorf("%s is %v (%v), want %s", in, got, err, want)
+		}
+	}
+	for _, in := range []string{"", "10.0.0.0/33", "10.0.0", "10.0.0.0/8/8", "fe80::1%eth0", "fe80::%eth0/64", "localhost", "10.0.0.0-10.0.0.9"} {
+		if got, err := ParseRange(in); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%q is %v, %v", in, got, err)
+		}
+	}
+}
+
 func TestADeletedAccountIsNotLiving(t *testing.T) {
 	k, g := Key{}, Group{}
 	if !k.Living() || !g.Living() {

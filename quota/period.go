@@ -249,6 +249,11 @@ func firstInstant(wall int64, zone *time.Location) int64 {
 			return t.Unix()
 		}
 		_, end := t.ZoneBounds()
+		if !end.IsZero() && !end.After(t) {
+			// On the last day of a leap year that is ruled by a zone's footer,
+			// the end may lie behind: https://go.dev/issue/81583.
+			end = t.Truncate(24 * time.Hour).Add(24 * time.Hour)
+		}
 		if end.IsZero() || at < end.Unix() {
 			return at
 		}

@@ -232,6 +232,20 @@ func TestEveryZoneResetsOncePerPeriod(t *testing.T) {
 	}
 }
 
+// After their last listed transition zones follow a rule, of which ZoneBounds
+// says nothing true on the last day of a leap year.
+func TestTheEndOfALeapYearUnderARule(t *testing.T) {
+	from, to := date(2040, 12, 27), date(2041, 1, 5)
+	for _, name := range allZones(t) {
+		zone := mustZone(t, name)
+		c := newSlowClock(zone, from-2*day, to+2*day)
+		for _, at := range clockTimes[:4] {
+			s := &Schedule{Reset: ResetDaily, Zone: zone, Hour: at[0], Minute: at[1]}
+			walk(t, s, c.boundaries(s, from, to))
+		}
+	}
+}
+
 func TestZonesOfTheTwenties(t *testing.T) {
 	for _, name := range allZones(t) {
 		zone := mustZone(t, name)
@@ -298,6 +312,7 @@ func TestAtHoldsAnyInstant(t *testing.T) {
 		at := rapid.OneOf(
 			rapid.Int64Range(date(1800, 1, 1), date(2400, 1, 1)),
 			rapid.Int64Range(date(1975, 1, 1), date(2050, 1, 1)),
+			rapid.Int64Range(date(2040, 12, 28), date(2041, 1, 4)),
 		).Draw(t, "at")
 		p := s.At(time.Unix(at, 0))
 		if !p.Holds(at) || p.Start >= p.End {
