@@ -32,7 +32,7 @@ import (
 )
 
 func init() {
-	caddy.RegisterModule(App{})
+	caddy.RegisterModule(new(App))
 	caddy.RegisterModule(Handler{})
 	caddy.RegisterModule(BadgerStore{})
 	caddy.RegisterModule(admin.API{})
@@ -96,7 +96,7 @@ type Store interface {
 }
 
 // CaddyModule returns the Caddy module information.
-func (App) CaddyModule() caddy.ModuleInfo {
+func (*App) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "llm_quota", New: func() caddy.Module { return new(App) }}
 }
 

@@ -2,7 +2,9 @@ package ledger
 
 import (
 	"bytes"
+	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"testing"
@@ -32,29 +34,53 @@ func openLedger(t fataler, dir string, now time.Time) *Ledger {
 }
 
 // crashCopy copies the files of a store as the death of the process would
-// leave them, and returns the copy's directory.
+// leave them, to the directory of that name below to, and returns it. The copy
+// is made again if the store, which tidies up by itself, changed a file
+// meanwhile.
 func crashCopy(t fataler, from, to string) string {
 	t.Helper()
-	err := filepath.WalkDir(from, func(path string, d os.DirEntry, err error) error {
-		if err != nil {
-			return err
+	for n := range 20 {
+		dir := filepath.Join(to, fmt.Sprint("copy", n))
+		before := listing(from)
+		err := os.MkdirAll(dir, 0o700)
+		for path := range before {
+			if err == nil {
+				err = copyFile(filepath.Join(dir, path), filepath.Join(from, path))
+			}
 		}
-		rel, err := filepath.Rel(from, path)
-		if err != nil {
-			return err
+		if maps.Equal(before, listing(from)) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			return dir
 		}
-		if d.IsDir() {
-			return os.MkdirAll(filepath.Join(to, rel), 0o700)
-		}
-		if d.Name() == "LOCK" {
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatal("the store does not come to rest")
+	return ""
+}
+
+// listing returns the sizes and times of the files below dir, but for locks.
+func listing(dir string) map[string]string {
+	files := map[string]string{}
+	filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() || d.Name() == "LOCK" {
 			return nil
 		}
-		return copySparse(filepath.Join(to, rel), path)
+		if info, err := d.Info(); err == nil {
+			rel, _ := filepath.Rel(dir, path)
+			files[rel] = fmt.Sprint(info.Size(), info.ModTime())
+		}
+		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
+	return files
+}
+
+func copyFile(to, from string) error {
+	if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
+		return err
 	}
-	return to
+	return copySparse(to, from)
 }
 
 // copySparse copies a file without its holes: Badger's are mostly such.

@@ -63,10 +63,10 @@ func (a *Account) resetsAt(kind limitKind, now time.Time, tick int64) time.Time 
 		return periodEnd(a.quota.period)
 	case requestsPerMinute:
 		wait, _ := a.requests.Until(tick, 0)
-		return now.Add(time.Duration(wait))
+		return now.Add(time.Duration(wait)).Round(time.Millisecond)
 	case tokensPerMinute:
 		wait, _ := a.tokens.Until(tick, 0)
-		return now.Add(time.Duration(wait))
+		return now.Add(time.Duration(wait)).Round(time.Millisecond)
 	case requestsPerDay, tokensPerDay:
 		return periodEnd(a.day.period)
 	}

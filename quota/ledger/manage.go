@@ -45,7 +45,7 @@ func (l *Ledger) State(now time.Time, id quota.ID) (*State, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.lastUsed != 0 {
-		s.LastUsed = time.Unix(0, a.lastUsed).UTC()
+		s.LastUsed = stamp(time.Unix(0, a.lastUsed))
 	}
 	quotaWas, dayWas := a.quota, a.day
 	defer func() { a.quota, a.day = quotaWas, dayWas }()
