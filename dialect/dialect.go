@@ -100,9 +100,11 @@ var families = []func(t *target) (e endpoint, ok bool){
 // find returns what is known of a request by its path and headers alone.
 func find(r *http.Request) (e endpoint, known bool) {
 	t := newTarget(r)
-	for _, claim := range families {
-		if e, known = claim(&t); known {
-			break
+	if !strings.ContainsAny(t.path, oddInPath) {
+		for _, claim := range families {
+			if e, known = claim(&t); known {
+				break
+			}
 		}
 	}
 	if !known {
@@ -112,8 +114,7 @@ func find(r *http.Request) (e endpoint, known bool) {
 		}
 	}
 	switch r.Method {
-	case http.MethodPost, http.MethodPut, http.MethodPatch:
-	default:
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodDelete:
 		e.kind, e.inject, e.unmetered = Free, false, false
 		if r.Header.Get("Upgrade") != "" {
 			e.kind, e.unmetered = Other, true
@@ -122,6 +123,11 @@ func find(r *http.Request) (e endpoint, known bool) {
 	}
 	return e, known
 }
+
+// oddInPath are characters that servers read differently: a path with one of
+// them may not mean behind us what it seems to mean here, so that only the
+// shape of the body is believed.
+const oddInPath = ";\\%\x00"
 
 // Of returns the dialect of a request by its path and headers alone: that in
 // which it is refused before its body is read.

@@ -27,7 +27,7 @@ const (
 	reqPrompt
 	reqInput
 	reqContents
-	reqOther // other members that make a request one for generation
+	reqOther // members that make a request one for generation if they are strings
 	reqSlots
 )
 
@@ -78,6 +78,8 @@ var requestSpec = newSpec([]rule{
 	deepText("input", slot(reqInput), elems(reqTurns)),
 	deepText("prompt", slot(reqPrompt), elems(reqPrompts)),
 	deepText("contents", slot(reqContents), elems(reqTurns)),
+	deepText("inputs", slot(reqOther)),
+	deepText("message", slot(reqOther)),
 	deepText("system"),
 	deepText("documents"),
 )
@@ -227,10 +229,10 @@ const maxCount = 1 << 40
 
 // generates tells by the body's shape whether it asks for generation.
 func (rd *reading) generates() bool {
-	for _, s := range [...]int8{reqMessages, reqPrompt, reqInput, reqContents, reqOther} {
+	for _, s := range [...]int8{reqMessages, reqPrompt, reqInput, reqContents} {
 		if rd.has(s) {
 			return true
 		}
 	}
-	return false
+	return rd.sc.slots[reqOther].kind == '"'
 }

@@ -166,24 +166,27 @@ func message(r *refused, now time.Time) string {
 	return b.String()
 }
 
+// plainMessages are what the refusals say that no limit caused.
+var plainMessages = map[quota.Reason]string{
+	quota.InvalidKey:          "Incorrect API key provided, or none.",
+	quota.ExpiredKey:          "This API key has expired.",
+	quota.DisabledKey:         "This API key has been disabled.",
+	quota.AmbiguousCredential: "The request carries more than one credential.",
+	quota.ModelNotAllowed:     "This API key may not use this model.",
+	quota.AddressNotAllowed:   "This API key may not be used from this address.",
+	quota.InvalidBody:         "The request body is not valid.",
+	quota.Unmetered:           "What this call uses cannot be metered, so keys under a token limit may not make it.",
+	quota.UnknownCoding:       "The request body's Content-Encoding is not supported.",
+	quota.BodyTooLarge:        "The request body is too large.",
+	quota.StoreUnavailable:    "Limits cannot be checked at the moment.",
+	quota.RateLimited:         "Rate limit reached.",
+	quota.QuotaSpent:          "You exceeded your current quota.",
+	quota.TooManyTokens:       "Request too large.",
+}
+
 // plainMessage says what refused when it was no limit.
 func plainMessage(ref *quota.Refusal) string {
-	s := map[quota.Reason]string{
-		quota.InvalidKey:          "Incorrect API key provided, or none.",
-		quota.ExpiredKey:          "This API key has expired.",
-		quota.DisabledKey:         "This API key has been disabled.",
-		quota.AmbiguousCredential: "The request carries more than one credential.",
-		quota.ModelNotAllowed:     "This API key may not use this model.",
-		quota.AddressNotAllowed:   "This API key may not be used from this address.",
-		quota.InvalidBody:         "The request body is not valid.",
-		quota.Unmetered:           "What this call uses cannot be metered, so keys under a token limit may not make it.",
-		quota.UnknownCoding:       "The request body's Content-Encoding is not supported.",
-		quota.BodyTooLarge:        "The request body is too large.",
-		quota.StoreUnavailable:    "Limits cannot be checked at the moment.",
-		quota.RateLimited:         "Rate limit reached.",
-		quota.QuotaSpent:          "You exceeded your current quota.",
-		quota.TooManyTokens:       "Request too large.",
-	}[ref.Reason]
+	s := plainMessages[ref.Reason]
 	if ref.Detail != "" {
 		s = strings.TrimSpace(s + " " + ref.Detail)
 	}
