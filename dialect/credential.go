@@ -149,7 +149,7 @@ func RemoveCredential(r *http.Request, header string) {
 	for _, name := range credentialHeaders {
 		delete(r.Header, name)
 	}
-	if strings.Contains(r.URL.RawQuery, "key=") || strings.Contains(r.URL.RawQuery, "%") || strings.Contains(r.URL.RawQuery, "key") {
+	if strings.Contains(r.URL.RawQuery, "key") || strings.Contains(r.URL.RawQuery, "%") {
 		r.URL.RawQuery = removeKey(r.URL.RawQuery)
 	}
 }
