@@ -201,7 +201,7 @@ func (x *exchange) differs(c *Call, out quota.Outcome) string {
 		return ""
 	}
 	generates := c.Kind == Generate || c.Kind == Embed || c.Kind == Media
-	onlyError := out.Failed && bytes.Contains(x.body(), []byte(`"error":{`))
+	onlyError := out.Failed && out.Tokens.Charge() == 0 && bytes.Contains(x.body(), []byte(`"error":{`))
 	if generates && x.Status == 200 && !onlyError {
 		if !out.Estimated || out.Tokens.Charge() == 0 {
 			return got + "; want an estimate"
