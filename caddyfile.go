@@ -114,6 +114,7 @@ func parseStore(d *caddyfile.Dispenser, raw *json.RawMessage) error {
 //		sync_interval <duration>
 //	}
 func (b *BadgerStore) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next()
 	if d.NextArg() {
 		b.Dir = d.Val()
 	}
@@ -281,6 +282,7 @@ func parseQuota(d *caddyfile.Dispenser, q *quota.Quota) error {
 //		identity               <placeholder>
 //		anonymous              <key name>
 //		default_output_reserve <tokens>
+//		unmetered              deny|allow
 //		max_request_body       <size>
 //		inject_usage           on|off
 //		forward_credential
@@ -313,6 +315,8 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		case "default_output_reserve":
 			h.DefaultOutputReserve = new(int64)
 			return parseNumber(d, h.DefaultOutputReserve)
+		case "unmetered":
+			return oneArg(d, &h.Unmetered)
 		case "max_request_body":
 			return parseSize(d, &h.MaxRequestBody)
 		case "inject_usage":

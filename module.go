@@ -358,6 +358,9 @@ type Handler struct {
 	// The tokens held for output when a request declares no maximum.
 	// Default: 1024.
 	DefaultOutputReserve *int64 `json:"default_output_reserve,omitempty"`
+	// What happens to calls whose usage cannot be read (batches, upgraded
+	// connections) by keys under a token limit: deny or allow. Default: deny.
+	Unmetered string `json:"unmetered,omitempty"`
 	// The largest request body in bytes. Default: 32 MiB.
 	MaxRequestBody int64 `json:"max_request_body,omitempty"`
 	// Whether OpenAI-style upstreams are asked for usage in streams, where the
@@ -406,6 +409,8 @@ func (h *Handler) Validate() error {
 	switch {
 	case h.Admission != "" && h.Admission != "estimate" && h.Admission != "observe":
 		return fmt.Errorf("admission %q is not estimate or observe", h.Admission)
+	case h.Unmetered != "" && h.Unmetered != "deny" && h.Unmetered != "allow":
+		return fmt.Errorf("unmetered %q is not deny or allow", h.Unmetered)
 	case h.Identity != "" && (h.CredentialHeader != "" || h.Anonymous != ""):
 		return errors.New("identity excludes credential and anonymous")
 	case h.reserve < 0 || h.reserve > quota.MaxUsage:
@@ -441,7 +446,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	call, ref := dialect.Read(r, h.options)
 	trace.Dialect, trace.Model = call.Dialect.Name(), call.Model
 	if ref == nil {
-		ref = trace.Policy.CheckModel(call.Model, call.Kind == dialect.Generate)
+		ref = h.allows(call, trace.Policy)
 	}
 	if ref != nil {
 		books.Refused(now, key, call.Model)
@@ -510,6 +515,17 @@ func (h *Handler) identify(books *ledger.Ledger, trace *admin.Trace, r *http.Req
 		books.Refused(trace.Start, key, "")
 	}
 	return key, ref, nil
+}
+
+// allows returns the refusal of a call that its key may not make at all.
+func (h *Handler) allows(call *dialect.Call, key *ledger.Policy) *quota.Refusal {
+	if ref := key.CheckModel(call.Model, call.Kind == dialect.Generate); ref != nil {
+		return ref
+	}
+	if call.Unmetered && h.Unmetered != "allow" && h.Admission != "observe" && key.HasTokenLimit() {
+		return &quota.Refusal{Reason: quota.Unmetered}
+	}
+	return nil
 }
 
 // ask is what a call asks of its limits.

@@ -199,12 +199,16 @@ func ParseExpiry(s, zone string) (time.Time, error) {
 // ParseRange reads an address range in CIDR notation, or a single address.
 func ParseRange(s string) (netip.Prefix, error) {
 	if p, err := netip.ParsePrefix(s); err == nil {
+		if a := p.Addr(); a.Is4In6() && p.Bits() >= 96 { // callers' addresses are unmapped too
+			p = netip.PrefixFrom(a.Unmap(), p.Bits()-96)
+		}
 		return p.Masked(), nil
 	}
 	a, err := netip.ParseAddr(s)
 	if err != nil || a.Zone() != "" {
 		return netip.Prefix{}, fmt.Errorf("%s is not an address or a CIDR range: %w", clip([]byte(s)), ErrInvalid)
 	}
+	a = a.Unmap()
 	return netip.PrefixFrom(a, a.BitLen()), nil
 }
 

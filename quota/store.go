@@ -1,6 +1,10 @@
 package quota
 
-import "iter"
+import (
+	"iter"
+
+	"github.com/llm-quota/caddy-llm-quota/limiter"
+)
 
 // Share is one account's part in a reservation: the account, and the numbers
 // of its periods at admission. What is settled after a period has ended does
@@ -66,7 +70,7 @@ type Record struct {
 
 // WindowBuckets is the number of 5-second buckets that a per-minute limit
 // counts: the current one and the twelve before it.
-const WindowBuckets = 13
+const WindowBuckets = limiter.Buckets
 
 // Counters are the durable state of one account. What is reserved is not among
 // them: it follows from the open reservations.
