@@ -61,9 +61,11 @@ func badgerOptions(dir string, log logger) badger.Options {
 	o.NumVersionsToKeep = 1
 	// Badger's metrics are expvars of the whole process.
 	o.MetricsEnabled = false
-	// Damage is an error, not an answer.
+	// checkTables verifies the tables before they are opened. Where Badger does
+	// it while opening, a damaged one ends the process (table.VerifyChecksum
+	// takes the offset of a block that could not be read).
+	o.ChecksumVerificationMode = options.OnBlockRead
 	o.VerifyValueChecksum = true
-	o.ChecksumVerificationMode = options.OnTableAndBlockRead
 	return o
 }
 
@@ -143,9 +145,15 @@ func (s *Store) prepare() error {
 // gives the file its full size, so that the next attempt goes on to the next.
 const errNewFile = "Create a new file"
 
-// openBadger opens the database, also if a kill left empty logs. A panic of
-// Badger's, as over a table that was cut short, becomes an error.
+// errInUse tells of a directory that is open already.
+var errInUse = errors.New("it is in use, by another process or another server in this one")
+
+// openBadger opens the database, also if a kill left empty logs. Damage, over
+// which Badger would panic, is an error.
 func openBadger(o badger.Options) (db *badger.DB, err error) {
+	if err := checkTables(o); err != nil {
+		return nil, err
+	}
 	logs, err := os.ReadDir(o.Dir)
 	if err != nil {
 		return nil, err
@@ -157,7 +165,7 @@ func openBadger(o badger.Options) (db *badger.DB, err error) {
 		}
 	}
 	if err != nil && strings.Contains(err.Error(), "Cannot acquire directory lock") {
-		return nil, fmt.Errorf("it is in use, by another process or another server in this one: %w", err)
+		return nil, fmt.Errorf("%w: %w", errInUse, err)
 	}
 	return db, err
 }

@@ -24,19 +24,7 @@ const (
 
 // commitLarge writes c, of which m is the meta, through the file.
 func (t *tables) commitLarge(c change, m meta) error {
-	b := make([]byte, redoHeader)
-	binary.BigEndian.PutUint64(b[4:], m.commit)
-	for i := range c {
-		b = binary.AppendUvarint(b, uint64(len(c[i].key)))
-		b = append(b, c[i].key...)
-		if c[i].value == nil {
-			b = append(b, 0)
-			continue
-		}
-		b = binary.AppendUvarint(b, uint64(len(c[i].value))+1)
-		b = append(b, c[i].value...)
-	}
-	binary.BigEndian.PutUint32(b, crc32.Checksum(b[4:], castagnoli))
+	b := encodeRedo(c, m.commit)
 	if err := writeFile(filepath.Join(t.dir, redoName), b); err != nil {
 		return err
 	}
@@ -85,6 +73,28 @@ func (t *tables) endRedo() {
 	if err := os.Remove(filepath.Join(t.dir, redoName)); err != nil {
 		t.log("removing a finished change: %v", err)
 	}
+}
+
+func encodeRedo(c change, number uint64) []byte {
+	b := make([]byte, redoHeader)
+	binary.BigEndian.PutUint64(b[4:], number)
+	for i := range c {
+		b = binary.AppendUvarint(b, uint64(len(c[i].key)))
+		b = append(b, c[i].key...)
+		if c[i].value == nil {
+			b = append(b, 0)
+			continue
+		}
+		b = binary.AppendUvarint(b, uint64(len(c[i].value))+1)
+		b = append(b, c[i].value...)
+	}
+	return withChecksum(b)
+}
+
+// withChecksum puts the checksum of the rest into the first four bytes.
+func withChecksum(b []byte) []byte {
+	binary.BigEndian.PutUint32(b, crc32.Checksum(b[4:], castagnoli))
+	return b
 }
 
 func decodeRedo(b []byte) (number uint64, c change, err error) {

@@ -18,7 +18,8 @@ import (
 
 // A segment is one file of the journal: a header, then frames.
 //
-//	header: magic (7 bytes), version (1), number of the first record (8, big-endian)
+//	header: magic (7 bytes), version (1), number of the first record (8, big-endian),
+//	        CRC-32C of all that (4, little-endian)
 //	frame:  CRC-32C of all that follows (4, little-endian), length (4), record
 //
 // The length is never 0, so that a stretch of zeros, which a power loss may
@@ -26,7 +27,7 @@ import (
 const (
 	segmentMagic   = "LQJRNL\x00"
 	segmentVersion = 1
-	headerSize     = 16
+	headerSize     = 20
 	frameHeader    = 8
 	// maxRecord bounds a record: many times what the longest model's name and
 	// the deepest tree of groups need.
@@ -47,9 +48,17 @@ func appendFrame(b []byte, r *quota.Record) []byte {
 	return b
 }
 
+// file is what is needed of an *os.File.
+type file interface {
+	io.ReaderAt
+	io.WriterAt
+	io.Closer
+	Sync() error
+}
+
 // segment is a segment that this process writes or has written or found.
 type segment struct {
-	f      *os.File // nil once it is neither written nor in need of a sync
+	f      file // nil once it is neither written nor in need of a sync
 	path   string
 	number uint64
 	last   uint64 // the last record in it, or before it
@@ -68,14 +77,18 @@ func createSegment(dir string, number, first uint64) (*segment, error) {
 	if err != nil {
 		return nil, fmt.Errorf("creating a segment of the journal: %w", err)
 	}
-	header := append([]byte(segmentMagic), segmentVersion)
-	header = binary.BigEndian.AppendUint64(header, first)
-	if _, err = f.WriteAt(header, 0); err != nil {
+	if _, err = f.WriteAt(newHeader(first), 0); err != nil {
 		f.Close()
 		os.Remove(path)
 		return nil, fmt.Errorf("creating a segment of the journal: %w", err)
 	}
 	return &segment{f: f, path: path, number: number, last: first - 1, size: headerSize}, nil
+}
+
+func newHeader(first uint64) []byte {
+	h := append([]byte(segmentMagic), segmentVersion)
+	h = binary.BigEndian.AppendUint64(h, first)
+	return binary.LittleEndian.AppendUint32(h, crc32.Checksum(h, castagnoli))
 }
 
 // sync makes the first size bytes survive a power loss.
@@ -159,13 +172,14 @@ func readHeader(r io.ReaderAt) (first uint64, ok bool, err error) {
 		}
 		return 0, false, err
 	}
-	if string(h[:len(segmentMagic)]) != segmentMagic {
+	sum := crc32.Checksum(h[:headerSize-4], castagnoli)
+	if string(h[:len(segmentMagic)]) != segmentMagic || sum != binary.LittleEndian.Uint32(h[headerSize-4:]) {
 		return 0, false, nil
 	}
 	if v := h[len(segmentMagic)]; v != segmentVersion {
 		return 0, false, fmt.Errorf("journal version %d is not known to this program, which knows version %d", v, segmentVersion)
 	}
-	first = binary.BigEndian.Uint64(h[8:])
+	first = binary.BigEndian.Uint64(h[len(segmentMagic)+1:])
 	return first, first > 0, nil
 }
 

@@ -159,14 +159,21 @@ func copySparse(from, to string) error {
 	}
 }
 
-func ok(t testing.TB, err error) {
+// failer is a *testing.T or a *rapid.T.
+type failer interface {
+	Helper()
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+}
+
+func ok(t failer, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
 	}
 }
 
-func is(t testing.TB, err, target error) {
+func is(t failer, err, target error) {
 	t.Helper()
 	if !errors.Is(err, target) {
 		t.Fatalf("error is %v, want %v", err, target)
@@ -179,7 +186,7 @@ var comparers = cmp.Options{
 	cmpopts.EquateEmpty(),
 }
 
-func same(t testing.TB, what string, want, got any) {
+func same(t failer, what string, want, got any) {
 	t.Helper()
 	if d := cmp.Diff(want, got, comparers); d != "" {
 		t.Fatalf("%s (-want +got):\n%s", what, d)

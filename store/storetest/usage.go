@@ -26,7 +26,7 @@ func testUsage(t *testing.T, open Opener) {
 
 // The few values of which slots are made, so that they meet.
 var (
-	starts = []int64{math.MinInt64, -86400, -60, 0, 60, 120, 900, 3600, 86400, 1 << 40, math.MaxInt64}
+	starts = []int64{math.MinInt64, -86400, -60, 0, 60, 120, 900, 3600, 86400, 1 << 40}
 	keys   = []quota.ID{0, 2, 4, 256, 1 << 40, math.MaxUint64 - 1, math.MaxUint64}
 	groups = []quota.ID{0, 1, 3, math.MaxUint64}
 	models = []string{"", "a", "ab", "b", "\xff", "\x00", "gpt-4o"}
@@ -63,62 +63,64 @@ func (m model) prune(before [len(quota.Steps)]int64) {
 	}
 }
 
+// usageAgreesWithModel uses one store for all runs, since opening one takes
+// longer than a run: each begins with dropping all rows.
 func usageAgreesWithModel(t *testing.T, open Opener) {
-	n := 0
-	dir := t.TempDir()
+	s := start(t, open)
 	rapid.Check(t, func(rt *rapid.T) {
-		n++
-		s := startIn(t, open, fmt.Sprintf("%s/%d", dir, n))
 		want := model{}
-		check := func() {
-			q := quota.RowQuery{
-				Step:  rapid.SampledFrom(quota.Steps[:]).Draw(rt, "step"),
-				From:  rapid.SampledFrom(starts).Draw(rt, "from"),
-				To:    rapid.SampledFrom(starts).Draw(rt, "to"),
-				ByKey: rapid.Bool().Draw(rt, "by key"),
-			}
-			if rapid.Bool().Draw(rt, "of one key") {
-				q.Key = rapid.SampledFrom(keys).Draw(rt, "key")
-			}
-			got := model{}
-			ok(t, s.Usage(q, func(r *quota.Row) error {
-				if _, twice := got[r.Slot]; twice {
-					rt.Fatalf("row %+v comes twice", r.Slot)
-				}
-				got[r.Slot] = r.Totals
-				r.Key, r.Start, r.Totals = 1, 2, quota.Totals{} // fn may do as it likes
-				return nil
-			}))
-			same(t, fmt.Sprintf("%+v", q), want.query(q), got)
-		}
-		rt.Repeat(map[string]func(*rapid.T){
-			"checkpoint": func(rt *rapid.T) {
-				r := record(1)
-				s.Append(&r)
-				_, through := s.cut()
-				rows := rapid.SliceOfN(rapid.Custom(drawRow), 0, 20).Draw(rt, "rows")
-				for _, r := range rows {
-					want.add(r)
-				}
-				ok(t, s.Checkpoint(&quota.Checkpoint{Through: through, Rows: rows, Trim: true}))
-			},
-			"prune": func(rt *rapid.T) {
+		ok(rt, s.Prune([...]int64{math.MaxInt64, math.MaxInt64, math.MaxInt64}))
+		for range rapid.IntRange(1, 6).Draw(rt, "changes") {
+			switch rapid.IntRange(0, 9).Draw(rt, "change") {
+			case 0:
 				var before [len(quota.Steps)]int64
 				for i := range before {
 					before[i] = rapid.SampledFrom(starts).Draw(rt, "before")
 				}
 				want.prune(before)
-				ok(t, s.Prune(before))
-			},
-			"restart": func(rt *rapid.T) {
-				if rapid.IntRange(0, 9).Draw(rt, "die") == 0 {
-					s = s.again()
+				ok(rt, s.Prune(before))
+			case 1:
+				s = s.again()
+			default:
+				rows := rapid.SliceOfN(rapid.Custom(drawRow), 0, 30).Draw(rt, "rows")
+				for _, r := range rows {
+					want.add(r)
 				}
-			},
-			"": func(*rapid.T) { check() },
-		})
-		ok(t, s.Close())
+				s.fill(rows...)
+			}
+			for range 3 {
+				q := drawQuery(rt)
+				same(rt, fmt.Sprintf("%+v", q), want.query(q), s.query(rt, q))
+			}
+		}
 	})
+}
+
+// query returns what Usage yields.
+func (s *store) query(t failer, q quota.RowQuery) model {
+	got := model{}
+	ok(t, s.Usage(q, func(r *quota.Row) error {
+		if _, twice := got[r.Slot]; twice {
+			t.Fatalf("row %+v comes twice", r.Slot)
+		}
+		got[r.Slot] = r.Totals
+		r.Key, r.Start, r.Totals = 1, 2, quota.Totals{} // fn may do as it likes
+		return nil
+	}))
+	return got
+}
+
+func drawQuery(t *rapid.T) quota.RowQuery {
+	q := quota.RowQuery{
+		Step:  rapid.SampledFrom(quota.Steps[:]).Draw(t, "step"),
+		From:  rapid.SampledFrom(starts).Draw(t, "from"),
+		To:    rapid.SampledFrom(append(starts, math.MaxInt64)).Draw(t, "to"),
+		ByKey: rapid.Bool().Draw(t, "by key"),
+	}
+	if rapid.Bool().Draw(t, "of one key") {
+		q.Key = rapid.SampledFrom(keys).Draw(t, "key")
+	}
+	return q
 }
 
 func drawRow(t *rapid.T) quota.Row {
@@ -142,7 +144,7 @@ func (s *store) fill(rows ...quota.Row) {
 	r := record(1)
 	s.Append(&r)
 	_, through := s.cut()
-	ok(s.t, s.Checkpoint(&quota.Checkpoint{Through: through, Rows: rows}))
+	ok(s.t, s.Checkpoint(&quota.Checkpoint{Through: through, Rows: rows, Trim: true}))
 }
 
 func queriesAreHalfOpen(t *testing.T, s *store) {

@@ -2,7 +2,10 @@
 
 package badger
 
-import "syscall"
+import (
+	"os"
+	"syscall"
+)
 
 // freeBytes returns what an ordinary user may still write on the disk of dir.
 func freeBytes(dir string) (uint64, bool) {
@@ -11,4 +14,14 @@ func freeBytes(dir string) (uint64, bool) {
 		return 0, false
 	}
 	return uint64(st.Bavail) * uint64(st.Bsize), true //nolint:unconvert // the types differ between systems
+}
+
+// inUse tells whether Badger has locked dir.
+func inUse(dir string) bool {
+	d, err := os.Open(dir)
+	if err != nil {
+		return false
+	}
+	defer d.Close() // which unlocks it
+	return syscall.Flock(int(d.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == syscall.EWOULDBLOCK
 }
