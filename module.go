@@ -305,10 +305,19 @@ func (b *BadgerStore) Location() (string, error) {
 	if dir, err = filepath.Abs(dir); err != nil {
 		return "", fmt.Errorf("store directory: %w", err)
 	}
-	if real, err := filepath.EvalSymlinks(dir); err == nil {
-		dir = real
+	return resolved(dir), nil
+}
+
+// resolved returns a path without symbolic links, also while it, or the end of
+// it, does not exist: the location must be the same before and after.
+func resolved(path string) string {
+	real, err := filepath.EvalSymlinks(path)
+	if up := filepath.Dir(path); err != nil && up != path {
+		real = filepath.Join(resolved(up), filepath.Base(path))
+	} else if err != nil {
+		real = path
 	}
-	return dir, nil
+	return real
 }
 
 // SyncEvery returns the interval at which the store is synced.
