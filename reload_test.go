@@ -1,0 +1,231 @@
+package llmquota
+
+import (
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// The new configuration starts before the old one has stopped, and Badger's
+// lock holds off a second opener in one process too.
+func TestReloadSharesStore(t *testing.T) {
+	up := upstream(t, completes)
+	g := startGate(t, keyK("quota 1000 monthly"), proxy(up))
+	g.chat().ok(200)
+	g.wants(used{requests: 1, input: 11, output: 7})
+	before, key := g.ledger(), g.key("k")
+
+	for range 3 {
+		g.load(keyK("quota 1000 monthly"), proxy(up))
+	}
+	if g.ledger() != before {
+		t.Error("the reload opened the store again")
+	}
+	if refs, _ := books.References(g.dir); refs != 1 {
+		t.Errorf("%d references to the store, want 1", refs)
+	}
+	after := g.key("k")
+	if after.ID != key.ID || !after.CreatedAt.Equal(key.CreatedAt) || after.State.Quota.Used != 18 {
+		t.Errorf("after the reload: %+v, state %+v; before it: %+v", after, after.State.Quota, key)
+	}
+	g.chat().ok(200)
+	g.wants(used{requests: 2, input: 22, output: 14})
+	if n := g.key("k").State.Quota.Used; n != 36 {
+		t.Errorf("used %d, want 36", n)
+	}
+}
+
+func TestReloadChangesLimitsLive(t *testing.T) {
+	up := upstream(t, completes)
+	g := startGate(t, keyK("quota 1000 monthly"), proxy(up))
+	g.chat().ok(200)
+	g.wants(used{requests: 1, input: 11, output: 7})
+
+	g.load(keyK("quota 18 monthly"), proxy(up))
+	g.chat().refused(429, "insufficient_quota")
+	g.load("group g {\n requests_per_day 1\n}\n"+keyK("quota unlimited", "group g"), proxy(up))
+	g.chat().ok(200) // what the key used before it was in the group was not the group's
+	g.chat().refused(429, "rate_limit_exceeded")
+	g.load(keyK(), proxy(up))
+	g.chat().ok(200)
+	g.load(keyK("models claude-*"), proxy(up))
+	g.chat().refused(403, "model_not_allowed")
+	g.wants(used{requests: 3, refused: 3, input: 33, output: 21})
+}
+
+func TestReloadRemovesAndRestoresKey(t *testing.T) {
+	up := upstream(t, completes)
+	g := startGate(t, keyK("quota 1000 monthly"), proxy(up))
+	g.chat().ok(200)
+	before := g.key("k")
+
+	g.load("", proxy(up))
+	g.chat().refused(401, "api_key_disabled")
+	if k := g.key("k"); k.ID != before.ID || !k.Disabled {
+		t.Errorf("the removed key is %+v", k)
+	}
+	g.wants(used{requests: 1, refused: 1, input: 11, output: 7})
+
+	g.load(keyK("quota 1000 monthly"), proxy(up))
+	g.chat().ok(200)
+	g.wants(used{requests: 2, refused: 1, input: 22, output: 14})
+	if k := g.key("k"); k.ID != before.ID || k.Disabled || k.State.Quota.Used != 36 {
+		t.Errorf("the restored key is %+v, state %+v; it was %+v", k, k.State.Quota, before)
+	}
+}
+
+// A key made through the API keeps its ID and history when the configuration
+// takes its name.
+func TestReloadTakesOverKeyOfAPI(t *testing.T) {
+	up := upstream(t, completes)
+	g := startGate(t, "", proxy(up))
+	made := g.api("POST", "/llm_quota/keys", `{"name":"k","secret":"`+secret+`"}`).ok(201)
+	g.chat().ok(200)
+	g.load(keyK("requests_per_day 1"), proxy(up))
+	k := g.key("k")
+	if !strings.Contains(made.body, k.ID.String()) || k.Source != "config" {
+		t.Errorf("taken over as %+v from %s", k, made.body)
+	}
+	g.chat().refused(429, "rate_limit_exceeded")
+}
+
+// The data directory does not exist yet when the first configuration is
+// provisioned, so that symbolic links in its path are all the later ones know
+// of it.
+func TestReloadThroughSymlink(t *testing.T) {
+	up := upstream(t, completes)
+	g := newGate(t)
+	real := filepath.Join(t.TempDir(), "real")
+	if err := os.Mkdir(real, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(real, link); err != nil {
+		t.Fatal(err)
+	}
+	g.dir = filepath.Join(link, "data", "store")
+	g.load(keyK(), proxy(up))
+	g.chat().ok(200)
+	g.load(keyK(), proxy(up))
+	g.chat().ok(200)
+	g.wants(used{requests: 2, input: 22, output: 14})
+	if err := caddy.Stop(); err != nil {
+		t.Error(err)
+	}
+	g.released(filepath.Join(real, "data", "store"))
+}
+
+// No request is lost or counted twice over reloads under load.
+func TestReloadUnderLoad(t *testing.T) {
+	up := upstream(t, completes)
+	site := proxy(up)
+	g := startGate(t, keyK("quota 1G monthly"), site)
+	var workers sync.WaitGroup
+	var mu sync.Mutex
+	var answered, failed int64
+	done := make(chan struct{})
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
+	for range 4 {
+		workers.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				resp, err := client.Do(g.request("POST", "/v1/chat/completions", chatBody))
+				ok := err == nil && resp.StatusCode == 200
+				if err == nil {
+					_, err = io.Copy(io.Discard, resp.Body)
+					resp.Body.Close()
+				}
+				mu.Lock()
+				switch {
+				case ok && err == nil:
+					answered++
+				case err != nil:
+					t.Log(err)
+					failed++ // between the client and Caddy: bare Caddy has that too
+				default:
+					t.Errorf("status %d during a reload", resp.StatusCode)
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	for range 8 {
+		g.load(keyK("quota 1G monthly"), site)
+	}
+	close(done)
+	workers.Wait()
+	got := g.totals()
+	if answered == 0 || got.requests < answered || got.requests > answered+failed || got.input != 11*(got.requests-got.failed) || got.refused != 0 {
+		t.Errorf("%d answered, %d broken; used %+v", answered, failed, got)
+	}
+	if n := g.key("k").State.Quota.Used; n != got.input+got.output {
+		t.Errorf("the quota says %d used, the history %d", n, got.input+got.output)
+	}
+}
+
+// A stream outlives its configuration: what it used is settled after Cleanup,
+// and only then is the store let go.
+func TestReloadWithStreamInFlight(t *testing.T) {
+	for name, move := range map[string]bool{"same directory": false, "changed directory": true} {
+		t.Run(name, func(t *testing.T) {
+			goOn := make(chan struct{})
+			up := upstream(t, func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Content-Type", "text/event-stream")
+				say(w, chunk("one"))
+				select {
+				case <-goOn:
+				case <-r.Context().Done():
+					return
+				}
+				say(w, chunk("two")+lastChunks(usageChunk(11, 7)))
+			})
+			g := startGate(t, keyK("quota 1000 monthly"), proxy(up))
+			old := g.app()
+			first := g.dir
+			resp, err := g.client.Do(g.request("POST", "/v1/chat/completions", streamBody))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			if _, err := io.ReadFull(resp.Body, make([]byte, 20)); err != nil {
+				t.Fatal(err)
+			}
+
+			if move {
+				g.dir = filepath.Join(t.TempDir(), "other")
+			}
+			g.load(keyK("quota 1000 monthly"), proxy(up))
+			old.mu.Lock()
+			retired := old.retired
+			old.mu.Unlock()
+			if refs, _ := books.References(first); !retired || g.app() == old || refs == 0 {
+				t.Fatalf("the old app is retired: %t, with %d references to its store", retired, refs)
+			}
+			close(goOn)
+			rest, err := io.ReadAll(resp.Body)
+			if err != nil || !strings.HasSuffix(string(rest), "data: [DONE]\n\n") {
+				t.Fatalf("the stream ended with %v: %s", err, rest)
+			}
+			if move {
+				g.released(first)
+				g.wants(used{})
+				g.dir = first // which can be opened again
+				g.load(keyK("quota 1000 monthly"), proxy(up))
+			}
+			g.wants(used{requests: 1, input: 11, output: 7})
+			if n := g.key("k").State.Quota.Used; n != 18 {
+				t.Errorf("used %d, want 18", n)
+			}
+		})
+	}
+}
