@@ -81,7 +81,7 @@ func (t *Trace) placeholder(name string) (any, bool) {
 		if t.Policy == nil {
 			return "", true
 		}
-		return t.Policy.Key.Metadata[meta], true
+		return t.Policy.Metadata(meta), true
 	}
 	switch name {
 	case "key.id", "key.name":
@@ -89,14 +89,14 @@ func (t *Trace) placeholder(name string) (any, bool) {
 			return "", true
 		}
 		if name == "key.id" {
-			return t.Policy.Key.ID.String(), true
+			return t.Policy.ID.String(), true
 		}
 		return t.Policy.Name, true
 	case "group.id":
 		if t.Policy == nil {
 			return "", true
 		}
-		return t.Policy.Key.Group.String(), true
+		return t.Policy.GroupID().String(), true
 	case "group.name":
 		return t.group(), true
 	case "model":
@@ -122,10 +122,10 @@ func (t *Trace) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 		enc.AddString("reason", string(t.Reason))
 	}
 	if t.Policy != nil {
-		enc.AddString("key_id", t.Policy.Key.ID.String())
+		enc.AddString("key_id", t.Policy.ID.String())
 		enc.AddString("key_name", t.Policy.Name)
-		if t.Policy.Key.Group != 0 {
-			enc.AddString("group_id", t.Policy.Key.Group.String())
+		if t.Policy.GroupID() != 0 {
+			enc.AddString("group_id", t.Policy.GroupID().String())
 			enc.AddString("group_name", t.group())
 		}
 	}

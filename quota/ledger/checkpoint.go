@@ -212,21 +212,18 @@ func (l *Ledger) evict(now time.Time) {
 			continue
 		}
 		a.mu.Lock()
-		p := a.policy.Load()
 		if !a.dirty && a.opened == nil && a.inFlight == 0 && a.lastUsed < before {
 			a.gone = true
 			l.accounts.remove(a.id)
-			if p != nil {
-				l.forget(p.Key)
-			}
 		}
 		a.mu.Unlock()
 	}
+	l.secrets.removeIf(func(in login) bool { return in.account.gone }) // only changed with the directory held
 }
 
-// forget drops the secrets of a key from memory.
-func (l *Ledger) forget(k *quota.Key) {
-	for _, s := range k.Secrets {
-		l.secrets.remove(s.Hash)
+// forget drops secrets from memory.
+func (l *Ledger) forget(secrets []quota.Secret) {
+	for _, s := range secrets {
+		l.secrets.remove(short(s.Hash))
 	}
 }

@@ -261,6 +261,7 @@ func (ch *changes) setKeys(keys []ConfigKey) error {
 		ch.present[k.ID] = true
 		k.Source, k.Removed, k.Group, k.KeyRules = quota.SourceConfig, false, ch.groupIDs[spec.Group], spec.KeyRules
 		if len(k.Secrets) != 1 || k.Secrets[0].Hash != hash {
+			l.forget(k.Secrets)
 			k.Secrets = []quota.Secret{{Hash: hash}}
 			k.Prefix = ""
 			if spec.Secret != "" {

@@ -136,6 +136,7 @@ func (l *Ledger) UpdateKey(now time.Time, id quota.ID, edit func(*quota.Key) err
 	if err != nil {
 		return nil, err
 	}
+	secrets := slices.Clone(k.Secrets)
 	if err := edit(k); err != nil {
 		return nil, err
 	}
@@ -146,6 +147,7 @@ func (l *Ledger) UpdateKey(now time.Time, id quota.ID, edit func(*quota.Key) err
 	if err := l.store.Put([]*quota.Key{k}, nil); err != nil {
 		return nil, fmt.Errorf("storing the key: %w", err)
 	}
+	l.forget(secrets)
 	return k, l.changedKey(now, k)
 }
 
@@ -155,10 +157,7 @@ func (l *Ledger) changedKey(now time.Time, k *quota.Key) error {
 	if !ok {
 		return nil
 	}
-	if p := a.policy.Load(); p != nil {
-		l.forget(p.Key)
-	}
-	_, err := l.adopt(now, a, k, nil, k.Group)
+	_, err := l.adopt(now, a, k, nil)
 	return err
 }
 
@@ -177,11 +176,13 @@ func (l *Ledger) DeleteKey(now time.Time, id quota.ID, check func(*quota.Key) er
 	if err != nil {
 		return err
 	}
+	secrets := k.Secrets
 	k.DeletedAt, k.UpdatedAt, k.Disabled, k.Secrets = stamp(now), stamp(now), true, nil
 	if err := l.store.Put([]*quota.Key{k}, nil); err != nil {
 		return fmt.Errorf("storing the key: %w", err)
 	}
 	l.keys--
+	l.forget(secrets)
 	return l.changedKey(now, k)
 }
 
@@ -322,7 +323,7 @@ func (l *Ledger) changedGroup(now time.Time, g *quota.Group) error {
 	if !ok {
 		return nil
 	}
-	_, err := l.adopt(now, a, nil, g, g.Parent)
+	_, err := l.adopt(now, a, nil, g)
 	return err
 }
 

@@ -32,7 +32,7 @@ type Ledger struct {
 	base     time.Time // the origin of the windows' clock, with its monotonic reading
 	settings atomic.Pointer[settings]
 	accounts table[quota.ID, *Account]
-	secrets  table[quota.SecretHash, login]
+	secrets  table[shortHash, login]
 	models   names
 	open     atomic.Int64 // open reservations
 	held     atomic.Int64 // tokens that they hold
@@ -57,12 +57,6 @@ type Ledger struct {
 	retention    [len(quota.Steps)]time.Duration
 }
 
-// settings are what accounts take from the app. A new pointer makes every
-// policy be built again when it is next used.
-type settings struct {
-	zone string
-}
-
 // login is what a secret opens, and until when (Unix nanoseconds; 0: no end).
 type login struct {
 	account *Account
@@ -84,7 +78,7 @@ func Open(st quota.Store, now time.Time, report func(op string, err error)) (*Le
 	l := &Ledger{store: st, report: report, base: now, retention: DefaultRetention}
 	l.settings.Store(&settings{zone: "UTC"})
 	l.accounts.init(idHash)
-	l.secrets.init(secretHash)
+	l.secrets.init(shortHash.shard)
 	l.models.init()
 	if err := l.findLastID(); err != nil {
 		return nil, fmt.Errorf("reading keys and groups: %w", err)

@@ -187,7 +187,7 @@ func (l *Ledger) take(now time.Time, tick int64, c Call, r *Reservation) uint64 
 	key := r.accounts[0]
 	r.record = quota.Record{
 		Kind: quota.RecordOpen, Time: now.UnixNano(), Tick: tick,
-		Key: key.id, Group: r.policies[0].groupID(), Model: c.Model,
+		Key: key.id, Group: r.policies[0].GroupID(), Model: c.Model,
 		Shares: r.shares[:r.n], Reserved: r.Held,
 	}
 	seq := l.store.Append(&r.record)
@@ -199,13 +199,6 @@ func (l *Ledger) take(now time.Time, tick int64, c Call, r *Reservation) uint64 
 	}
 	key.opened = r
 	return seq
-}
-
-func (p *Policy) groupID() quota.ID {
-	if p.Key != nil {
-		return p.Key.Group
-	}
-	return p.Group.Parent
 }
 
 // touched notes that record seq changed the accounts, which are locked.
@@ -226,7 +219,7 @@ func (l *Ledger) touched(accounts []*Account, seq uint64) {
 func (l *Ledger) refused(now time.Time, a *Account, p *Policy, model string) {
 	l.store.Append(&quota.Record{
 		Kind: quota.RecordRefuse, Time: now.UnixNano(),
-		Key: a.id, Group: p.groupID(), Model: model,
+		Key: a.id, Group: p.GroupID(), Model: model,
 	})
 }
 

@@ -17,8 +17,15 @@ type table[K comparable, V any] struct {
 	}
 }
 
-func idHash(id quota.ID) uint64            { return uint64(id) * 0x9E3779B97F4A7C15 >> 58 }
-func secretHash(h quota.SecretHash) uint64 { return binary.LittleEndian.Uint64(h[:]) >> 58 }
+func idHash(id quota.ID) uint64 { return uint64(id) * 0x9E3779B97F4A7C15 >> 58 }
+
+// shortHash is the first half of a secret's keyed hash: 128 bits, of which no
+// two are ever alike by chance, in half the memory.
+type shortHash [16]byte
+
+func short(h quota.SecretHash) shortHash { return shortHash(h[:16]) }
+
+func (h shortHash) shard() uint64 { return binary.LittleEndian.Uint64(h[:]) >> 58 }
 
 func (t *table[K, V]) init(hash func(K) uint64) {
 	t.hash = hash
@@ -59,6 +66,20 @@ func (t *table[K, V]) remove(k K) {
 	s.mu.Lock()
 	delete(s.m, k)
 	s.mu.Unlock()
+}
+
+// removeIf removes the entries whose value is to go.
+func (t *table[K, V]) removeIf(gone func(V) bool) {
+	for i := range t.shards {
+		s := &t.shards[i]
+		s.mu.Lock()
+		for k, v := range s.m {
+			if gone(v) {
+				delete(s.m, k)
+			}
+		}
+		s.mu.Unlock()
+	}
 }
 
 // all returns the values of every shard, one shard's at a time.
