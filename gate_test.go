@@ -77,14 +77,14 @@ type gate struct {
 	url    string // of the site
 	admin  string // of the admin endpoint
 	client *http.Client
-	// global is put among the global options, before all others.
-	global string
+	// logFormat is the default logger's.
+	logFormat string
 }
 
 // newGate returns a gate that does not run yet. It stops when the test ends.
 func newGate(t testing.TB) *gate {
 	t.Helper()
-	g := &gate{TB: t, dir: filepath.Join(t.TempDir(), "store"), url: "http://" + freeAddr(t), admin: "http://" + freeAddr(t)}
+	g := &gate{TB: t, logFormat: "format json", dir: filepath.Join(t.TempDir(), "store"), url: "http://" + freeAddr(t), admin: "http://" + freeAddr(t)}
 	g.client = &http.Client{Transport: &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 64}, Timeout: 2 * patience}
 	takeLogs()
 	t.Cleanup(func() {
@@ -126,9 +126,9 @@ func (g *gate) caddyfile(options, site string) string {
 	log default {
 		output test_sink
 		level DEBUG
-		format json
+		%s
 	}
-	%s
+	metrics
 	llm_quota {
 		store badger %s
 		%s
@@ -137,7 +137,7 @@ func (g *gate) caddyfile(options, site string) string {
 %s {
 	%s
 }
-`, strings.TrimPrefix(g.admin, "http://"), g.global, g.dir, options, g.url, site)
+`, strings.TrimPrefix(g.admin, "http://"), g.logFormat, g.dir, options, g.url, site)
 }
 
 // adapt returns a Caddyfile as JSON.
