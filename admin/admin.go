@@ -44,6 +44,7 @@ type methods map[string]func(*call) error
 // routes are the paths of the API. They have no methods in them, because
 // http.ServeMux would answer a wrong one in plain text.
 var routes = map[string]methods{
+	"/llm_quota":                   nil,
 	"/llm_quota/":                  nil,
 	"/llm_quota/keys":              {http.MethodGet: listKeys, http.MethodPost: createKeys},
 	"/llm_quota/keys/{id}":         {http.MethodGet: showKey, http.MethodPatch: patchKey, http.MethodDelete: deleteKey},

@@ -171,7 +171,7 @@ func (b *bench) spend(id quota.ID, model string, tokens int64) {
 func TestUnknownPaths(t *testing.T) {
 	b := newBench(t)
 	for _, path := range []string{
-		"/llm_quota/", "/llm_quota/nothing", "/llm_quota/keys/", "/llm_quota/keys/a/b", "/llm_quota/keys/a/reset/b", "/llm_quota/groups/x/rotate",
+		"/llm_quota", "/llm_quota/", "/llm_quota/nothing", "/llm_quota/keys/", "/llm_quota/keys/a/b", "/llm_quota/keys/a/reset/b", "/llm_quota/groups/x/rotate",
 	} {
 		b.do("GET", path, "").fails(404)
 	}

@@ -50,7 +50,7 @@ func answered(err error) error {
 // status says already.
 func plain(err error) string {
 	text := err.Error()
-	for _, sentinel := range []error{quota.ErrInvalid, quota.ErrConflict} {
+	for _, sentinel := range []error{quota.ErrInvalid, quota.ErrConflict, quota.ErrNotFound} {
 		text = strings.TrimSuffix(text, ": "+sentinel.Error())
 	}
 	return text

@@ -6,7 +6,6 @@ import (
 	"testing"
 
 	"github.com/llm-quota/caddy-llm-quota/quota"
-	"github.com/llm-quota/caddy-llm-quota/quota/ledger"
 )
 
 func TestGroupObject(t *testing.T) {
@@ -156,21 +155,4 @@ func TestListGroups(t *testing.T) {
 		t.Errorf("%+v", second)
 	}
 	b.do("GET", "/llm_quota/groups?status=expired", "").fails(400, "status")
-}
-
-func TestConfiguredGroup(t *testing.T) {
-	b := newBench(t)
-	b.configure(ledger.Config{Groups: []ledger.ConfigGroup{{Name: "g", GroupRules: quota.GroupRules{Quota: &quota.Quota{Tokens: quota.At(9), Reset: quota.ResetDaily}}}}})
-	path := "/llm_quota/groups/name:g"
-	for _, field := range []string{"name", "parent", "quota", "limits", "member", "metadata", "alert_at"} {
-		b.do("PATCH", path, `{"`+field+`":null}`).fails(409, field)
-	}
-	b.do("PATCH", path, `{"x":null}`).fails(400, "x")
-	b.do("DELETE", path+"?force=true", "").fails(409)
-	b.do("POST", path+"/grant", `{"tokens":1}`).ok(200)
-	b.do("POST", path+"/reset", "").ok(200)
-	b.newKey(`{"name":"k","group":"name:g"}`)
-	b.configure(ledger.Config{})
-	b.do("DELETE", path, "").fails(409)
-	b.do("DELETE", path+"?force=true", "").ok(204)
 }

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/llm-quota/caddy-llm-quota/quota"
-	"github.com/llm-quota/caddy-llm-quota/quota/ledger"
 )
 
 // The object is written to the letter.
@@ -310,74 +309,6 @@ func TestDeleteKey(t *testing.T) {
 	b.do("POST", "/llm_quota/keys", fmt.Sprintf(`{"name":"x","secret":%q}`, k.Secret)).ok(201)
 }
 
-func TestListKeys(t *testing.T) {
-	b := newBench(t)
-	g := b.newGroup(`{"name":"g"}`)
-	for i := range 7 {
-		b.newKey(fmt.Sprintf(`{"name":"Key %d","group":%s}`, i, []string{"null", `"name:g"`}[i%2]))
-	}
-	b.do("PATCH", "/llm_quota/keys/name:Key%201", `{"disabled":true}`).ok(200)
-	b.do("PATCH", "/llm_quota/keys/name:Key%202", `{"expires_at":"2026-05-15T10:20:30Z"}`).ok(200)
-	b.do("DELETE", "/llm_quota/keys/name:Key%203", "").ok(204)
-	prefix := read[Key](b.do("GET", "/llm_quota/keys/name:Key%204", "")).Prefix
-	for query, want := range map[string]string{
-		"":                                     "6 5 4 2 1 0",
-		"status=active":                        "6 5 4 0",
-		"status=disabled":                      "1",
-		"status=expired":                       "2",
-		"status=deleted":                       "3",
-		"group=name:g":                         "5 1",
-		"group=" + g.ID.String():               "5 1",
-		"group=name:g&status=active":           "5",
-		"q=kEY":                                "6 5 4 2 1 0",
-		"q=key%205":                            "5",
-		"q=" + strings.ToUpper(prefix):         "4",
-		"q=nothing":                            "",
-		"limit=1000&status=&group=&q=&cursor=": "6 5 4 2 1 0",
-	} {
-		if got := strings.Join(names(read[Keys](b.do("GET", "/llm_quota/keys?"+query, "").ok(200))), " "); got != want {
-			t.Errorf("%s lists %s, want %s", query, got, want)
-		}
-	}
-	for query, word := range map[string]string{
-		"limit=0": "limit", "limit=1001": "limit", "limit=x": "limit", "limit=-1": "limit",
-		"cursor=x": "cursor", "cursor=AAAAAAAAAAA": "cursor", "status=gone": "status: gone",
-		"group=none": "group", "group=name:none": "group", "stauts=active": "stauts", "q=a&q=b": "q comes twice", "q=%zz": "query",
-	} {
-		b.do("GET", "/llm_quota/keys?"+query, "").fails(400, word)
-	}
-}
-
-// names are the last words of the keys' names.
-func names(keys Keys) (all []string) {
-	for _, k := range keys.Keys {
-		all = append(all, k.Name[strings.LastIndexByte(k.Name, ' ')+1:])
-	}
-	return all
-}
-
-// A page is followed by the next one whatever happens in between.
-func TestListKeysPages(t *testing.T) {
-	b := newBench(t)
-	for i := range 10 {
-		b.newKey(fmt.Sprintf(`{"name":"key %d"}`, i))
-	}
-	first := read[Keys](b.do("GET", "/llm_quota/keys?limit=4", "").ok(200))
-	b.newKey(`{"name":"newer 10"}`)
-	b.do("DELETE", "/llm_quota/keys/name:key%206", "").ok(204) // the last one shown
-	b.do("DELETE", "/llm_quota/keys/name:key%205", "").ok(204)
-	second := read[Keys](b.do("GET", "/llm_quota/keys?limit=4&cursor="+*first.NextCursor, "").ok(200))
-	third := read[Keys](b.do("GET", "/llm_quota/keys?limit=4&cursor="+*second.NextCursor, "").ok(200))
-	all := slices.Concat(names(first), names(second), names(third))
-	if got := strings.Join(all, " "); got != "9 8 7 6 4 3 2 1 0" || third.NextCursor != nil {
-		t.Errorf("pages hold %s, then %v", got, third.NextCursor)
-	}
-	whole := read[Keys](b.do("GET", "/llm_quota/keys?limit=9", "").ok(200))
-	if len(whole.Keys) != 9 || whole.NextCursor != nil {
-		t.Errorf("%d keys, then %v", len(whole.Keys), whole.NextCursor)
-	}
-}
-
 // Of many changes at the same time none is lost.
 func TestConcurrentPatches(t *testing.T) {
 	b := newBench(t)
@@ -413,59 +344,4 @@ func TestConcurrentIfMatch(t *testing.T) {
 	if statuses[0] != 200 || statuses[1] != 412 {
 		t.Errorf("%v", statuses)
 	}
-}
-
-// configure applies a configuration.
-func (b *bench) configure(c ledger.Config) {
-	b.Helper()
-	resolved, err := c.Resolve(func(s string) (string, error) { return s, nil })
-	if err != nil {
-		b.Fatal(err)
-	}
-	if err := b.ledger.Configure(b.now, resolved); err != nil {
-		b.Fatal(err)
-	}
-}
-
-func TestConfiguredKey(t *testing.T) {
-	b := newBench(t)
-	c := ledger.Config{
-		Groups: []ledger.ConfigGroup{{Name: "g"}},
-		Keys: []ledger.ConfigKey{{Name: "k", Group: "g", Secret: "sk-configured-0123456789", KeyRules: quota.KeyRules{
-			Quota: &quota.Quota{Tokens: quota.At(100), Reset: quota.ResetDaily},
-		}}},
-	}
-	b.configure(c)
-	path := "/llm_quota/keys/name:k"
-	k := read[Key](b.do("GET", path, "").ok(200))
-	if k.Source != quota.SourceConfig || k.Disabled {
-		t.Errorf("%+v", k)
-	}
-	for _, field := range []string{`"name":"x"`, `"group":null`, `"models":[]`, `"quota":null`, `"limits":{}`, `"metadata":{}`, `"expires_at":null`} {
-		name, _, _ := strings.Cut(field[1:], `"`)
-		b.do("PATCH", path, `{"disabled":true,`+field+`}`).fails(409, name)
-	}
-	b.do("PATCH", path, `{"oops":1}`).fails(400, "oops")
-	b.do("PATCH", path, `{"disabled":3}`).fails(400, "disabled")
-	b.do("DELETE", path, "").fails(409)
-	b.do("POST", path+"/rotate", "").fails(409)
-	b.do("POST", path+"/reset", "").ok(200)
-	b.do("POST", path+"/grant", `{"tokens":7}`).ok(200)
-	b.do("PATCH", path, `{"disabled":true}`).ok(200)
-	b.configure(c)
-	if k = read[Key](b.do("GET", path, "")); !k.Disabled || k.State.Quota.Granted != 7 {
-		t.Errorf("a reload undid the API: %+v", k)
-	}
-	b.do("PATCH", path, `{"disabled":false}`).ok(200)
-
-	c.Keys = nil
-	b.configure(c)
-	if k = read[Key](b.do("GET", path, "").ok(200)); !k.Disabled {
-		t.Error("a removed key is not shown as disabled")
-	}
-	if got := read[Keys](b.do("GET", "/llm_quota/keys?status=disabled", "").ok(200)); len(got.Keys) != 1 {
-		t.Error("a removed key is not listed as disabled")
-	}
-	b.do("PATCH", path, `{"disabled":false}`).fails(409, "disabled")
-	b.do("DELETE", path, "").ok(204)
 }

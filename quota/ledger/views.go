@@ -11,8 +11,11 @@ import (
 // KeysIn counts the living keys directly in each of the groups.
 func (l *Ledger) KeysIn(groups ...quota.ID) (map[quota.ID]int64, error) {
 	counts := make(map[quota.ID]int64, len(groups))
+	for _, id := range groups {
+		counts[id] = 0
+	}
 	err := l.store.Keys(0, func(k *quota.Key) bool {
-		if k.Living() && slices.Contains(groups, k.Group) {
+		if _, asked := counts[k.Group]; asked && k.Living() {
 			counts[k.Group]++
 		}
 		return true
