@@ -15,8 +15,8 @@ import (
 	"github.com/llm-quota/caddy-llm-quota/quota"
 )
 
-// fullCheckpoint makes a checkpoint of rows over as many keys and groups, and
-// of accounts.
+// fullCheckpoint makes a checkpoint of rows over as many slots of time, keys
+// and groups, so that none meet, and of accounts.
 func fullCheckpoint(rows, accounts int) *quota.Checkpoint {
 	cp := &quota.Checkpoint{}
 	for i := range rows {
@@ -34,6 +34,19 @@ func fullCheckpoint(rows, accounts int) *quota.Checkpoint {
 			a.Tokens[n], a.Requests[n] = 40000, 12
 		}
 		cp.Accounts = append(cp.Accounts, a)
+	}
+	return cp
+}
+
+// secondOf makes the checkpoint of a second in which so many keys, of 20
+// groups, were used.
+func secondOf(accounts int) *quota.Checkpoint {
+	cp := fullCheckpoint(len(quota.Steps)*accounts, accounts)
+	for i := range cp.Rows {
+		slot := &cp.Rows[i].Slot
+		slot.Step = quota.Step(i % len(quota.Steps))
+		slot.Start = slot.Step.Start(1_780_000_000)
+		slot.Key, slot.Group = quota.ID(i/len(quota.Steps))<<30, quota.ID(i/len(quota.Steps)%20)<<30|1
 	}
 	return cp
 }
@@ -198,10 +211,11 @@ func BenchmarkPut(b *testing.B) {
 }
 
 func BenchmarkCheckpoint(b *testing.B) {
-	for _, c := range []struct{ accounts, rows int }{{10, 30}, {1000, 3000}, {1000, quota.MaxCheckpointRows}} {
-		b.Run(fmt.Sprintf("%d-accounts-%d-rows", c.accounts, c.rows), func(b *testing.B) {
+	for name, cp := range map[string]*quota.Checkpoint{
+		"10-keys": secondOf(10), "1000-keys": secondOf(1000), "most": fullCheckpoint(quota.MaxCheckpointRows, 1000),
+	} {
+		b.Run(name, func(b *testing.B) {
 			s := ready(b, b.TempDir(), b.Logf)
-			cp := fullCheckpoint(c.rows, c.accounts)
 			b.ReportAllocs()
 			for b.Loop() {
 				cp.Through++
