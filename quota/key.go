@@ -182,7 +182,7 @@ func Printable(s string) bool {
 // ParseExpiry reads a time in RFC 3339, or a date, which is its day's first
 // instant in the given time zone.
 func ParseExpiry(s, zone string) (time.Time, error) {
-	if t, err := time.Parse(time.RFC3339, s); err == nil {
+	if t, err := time.Parse(time.RFC3339, s); err == nil && t.UTC().Year() < 10000 { // JSON has no later ones
 		return t.UTC(), nil
 	}
 	d, err := time.Parse(time.DateOnly, s)

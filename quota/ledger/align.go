@@ -23,18 +23,27 @@ func (l *Ledger) align(now time.Time, a *Account, p *Policy) error {
 	}
 	keep := newPeriod && p.schedule.Reset == quota.ResetManual // counts on from where it stands
 	before := a.quota.used
+	if unused { // nothing to look up, and nothing worth a line in the journal
+		if newDay {
+			a.day.period = day
+		}
+		if newPeriod {
+			a.quota.period = period
+		}
+		newDay, newPeriod = false, false
+	}
 	a.mu.Unlock()
 	if !newDay && !newPeriod {
 		return nil
 	}
 	var spent, today quota.Totals
 	var err error
-	if newPeriod && !keep && !unused {
+	if newPeriod && !keep {
 		if spent, err = l.usedSince(now, a.id, period.Start); err != nil {
 			return fmt.Errorf("reading what %s used: %w", a.id, err)
 		}
 	}
-	if newDay && !unused {
+	if newDay {
 		if today, err = l.usedSince(now, a.id, day.Start); err != nil {
 			return fmt.Errorf("reading what %s used today: %w", a.id, err)
 		}

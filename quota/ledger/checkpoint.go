@@ -24,7 +24,8 @@ func (l *Ledger) Tick(now time.Time) error {
 		defer l.checkpointMu.Unlock()
 		var before [len(quota.Steps)]int64
 		for i, keep := range l.retention {
-			before[i] = t - int64(keep/time.Second)
+			// A day more, so that the first step of a report is whole.
+			before[i] = t - int64((keep+24*time.Hour)/time.Second)
 		}
 		if perr := l.store.Prune(before); perr != nil && err == nil {
 			err = fmt.Errorf("dropping old usage: %w", perr)

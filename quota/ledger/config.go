@@ -77,10 +77,12 @@ func (k *ConfigKey) resolve(zone string, member *quota.Quota, replace func(strin
 	if k.Expires == "" {
 		return nil
 	}
-	for _, q := range []*quota.Quota{member, k.Quota} {
-		if q != nil && q.TimeZone != "" {
-			zone = q.TimeZone
-		}
+	q := k.Quota
+	if q == nil {
+		q = member
+	}
+	if q != nil && q.TimeZone != "" {
+		zone = q.TimeZone
 	}
 	t, err := quota.ParseExpiry(k.Expires, zone)
 	k.ExpiresAt = &t

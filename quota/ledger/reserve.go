@@ -17,8 +17,10 @@ type Call struct {
 	// none are held.
 	Input int64
 	// Output is how many tokens to hold for the answer. Fewer are held when
-	// fewer are left.
+	// fewer are left, but never less than Least.
 	Output int64
+	// Least is how much of Output must fit for the call to be admitted.
+	Least int64
 	// Observe admits the call whatever the limits say.
 	Observe bool
 }
@@ -104,7 +106,7 @@ func (l *Ledger) Reserve(now time.Time, a *Account, c Call, r *Reservation) (*qu
 		l.turn(now, a, r.policies[i])
 	}
 	if c.Input == 0 {
-		c.Output = 0
+		c.Output, c.Least = 0, 0
 	}
 	hold := c.Input + c.Output
 	ref, left := r.check(now, tick, c)
@@ -140,7 +142,7 @@ func (r *Reservation) check(now time.Time, tick int64, c Call) (worst *quota.Ref
 			}
 			need := int64(1)
 			if kind.tokens() {
-				if need = c.Input; need == 0 && s.max > 0 {
+				if need = c.Input + c.Least; need == 0 && s.max > 0 {
 					continue
 				}
 				left = min(left, max(s.max-s.used-s.reserved, 0))

@@ -153,7 +153,7 @@ func (t *twin) admit(id quota.ID, now time.Time, c Call) (held int64, ok bool) {
 				if c.Input == 0 && s.max > 0 {
 					continue
 				}
-				need = c.Input
+				need = c.Input + c.Least
 				held = min(held, max(s.max-s.used-s.reserved, 0))
 			}
 			if s.max == 0 || s.used+s.reserved+need > s.max {
@@ -277,6 +277,9 @@ func (w *world) reserve(t *rapid.T) {
 	c := Call{
 		Model: "m", Input: rapid.Int64Range(0, 700).Draw(t, "input"),
 		Output: rapid.Int64Range(0, 900).Draw(t, "output"), Observe: rapid.IntRange(0, 9).Draw(t, "observe") == 0,
+	}
+	if c.Input > 0 && rapid.IntRange(0, 3).Draw(t, "least") == 0 {
+		c.Least = min(c.Output, 1)
 	}
 	held, ok := w.admit(id, w.now, c)
 	a, err := w.ledger.Account(w.now, id)
