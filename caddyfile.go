@@ -66,10 +66,10 @@ import (
 //
 // Numbers take the suffixes k, M and G, powers of 1000.
 func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
+	d.Next()
 	if existing != nil {
 		return nil, d.Err("the option llm_quota is there twice")
 	}
-	d.Next()
 	if d.NextArg() {
 		return nil, d.ArgErr()
 	}
@@ -459,7 +459,7 @@ func parsePercentages(d *caddyfile.Dispenser, to *[]float64) error {
 	}
 	for _, s := range args {
 		p, err := strconv.ParseFloat(strings.TrimSuffix(s, "%"), 64)
-		if err != nil || !strings.HasSuffix(s, "%") {
+		if err != nil || !strings.HasSuffix(s, "%") || math.IsNaN(p) || math.IsInf(p, 0) {
 			return d.Errf("%q is not a percentage such as 80%%", s)
 		}
 		*to = append(*to, p)
