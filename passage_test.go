@@ -107,39 +107,3 @@ func gunzipped(t *testing.T, s string) string {
 	}
 	return string(plain)
 }
-
-// The request goes through as it came: the gate stands after authentication
-// and inside encode, and before what handles the request, however the site
-// lists them.
-func TestDirectiveOrder(t *testing.T) {
-	config := string(adapt(t, `http://localhost {
-	reverse_proxy localhost:1
-	handle /x {
-		respond hi
-	}
-	llm_quota
-	templates
-	encode gzip
-	basic_auth {
-		alice `+bcryptOfPassword+`
-	}
-	header X-A b
-}
-`))
-	at := -1
-	for _, name := range []string{"headers", "authentication", "encode", "templates", "llm_quota", "subroute", "reverse_proxy"} {
-		i := strings.Index(config, `"handler":"`+name+`"`)
-		for i >= 0 && i < at { // a later one of that name: groups of routes are subroutes too
-			next := strings.Index(config[i+1:], `"handler":"`+name+`"`)
-			if next < 0 {
-				i = -1
-				break
-			}
-			i += 1 + next
-		}
-		if i < 0 {
-			t.Fatalf("%s does not come next in %s", name, config)
-		}
-		at = i
-	}
-}
