@@ -74,6 +74,30 @@ type endpoint struct {
 	unmetered bool
 	// model is the one that the path names, if it names one.
 	model string
+	// stream says which answers are streams.
+	stream streaming
+	// reshape, if set, corrects by the body's shape what the path told.
+	reshape func(e *endpoint, rd *reading)
+}
+
+// streaming is how a request asks for a streamed answer.
+type streaming uint8
+
+const (
+	streamAsked   streaming = iota // with "stream": true
+	streamDefault                  // unless it says "stream": false
+	streamAlways                   // by its path
+)
+
+// asks tells whether the request at hand asks for a stream.
+func (s streaming) asks(rd *reading) bool {
+	switch s {
+	case streamAlways:
+		return true
+	case streamDefault:
+		return string(rd.raw(reqStream)) != "false"
+	}
+	return rd.true(reqStream)
 }
 
 // row is one line of a family's table of endpoints.
@@ -94,6 +118,9 @@ type target struct {
 // is one file and one line here.
 var families = []func(t *target) (e endpoint, ok bool){
 	anthropicEndpoint,
+	geminiEndpoint,
+	ollamaEndpoint,
+	cohereEndpoint,
 	openaiEndpoint,
 }
 
@@ -111,6 +138,8 @@ func find(r *http.Request) (e endpoint, known bool) {
 		e = endpoint{dialect: unknownDialect, wire: &openaiWire}
 		if anthropicHeader(r) {
 			e = endpoint{dialect: anthropic, wire: &anthropicWire}
+		} else if d := googleDialect(&t); d != nil {
+			e = endpoint{dialect: d, wire: &geminiWire}
 		}
 	}
 	switch r.Method {

@@ -34,10 +34,11 @@ func estimateMax(rd *reading) int64 {
 	for _, s := range [...]int8{reqMaxTokens, reqMaxCompletion, reqMaxOutput, reqMaxSample} {
 		most = max(most, rd.count(s))
 	}
+	most = max(most, rd.number(reqNestedMax), rd.predict())
 	if most < 0 {
 		return -1
 	}
-	choices := max(rd.count(reqN), rd.count(reqBestOf), 1)
+	choices := max(rd.count(reqN), rd.count(reqBestOf), rd.number(reqNestedChoices), 1)
 	return product(product(most, choices), max(prompts(rd), 1))
 }
 

@@ -10,6 +10,7 @@ const (
 	slotError2              // the same within "response"
 	slotUsage               // the usage object at the top
 	slotChoices             // the list of choices
+	slotFinish              // that, or why, the answer is at its end
 )
 
 // Strings that are kept.
@@ -76,6 +77,8 @@ type meter struct {
 	lead    [6]byte // the first bytes of the document at hand
 	leadN   uint8
 	inEvent bool // the answer is a stream of events, not one document
+	lines   bool // it was announced as one of lines
+	array   arrayState
 
 	usage    numbers
 	seen     bool  // usage was reported
@@ -100,6 +103,8 @@ const (
 	framingNone            // not to be read
 	framingJSON
 	framingSSE
+	framingLines // newline-delimited JSON
+	framingArray // a JSON array that comes element by element
 )
 
 func (m *meter) init(w *wire, contentType string) {
@@ -113,6 +118,7 @@ func (m *meter) init(w *wire, contentType string) {
 		if strings.HasPrefix(sub, "octet-stream") {
 			m.framing = framingNone
 		}
+		m.lines = declaresLines(sub)
 	}
 }
 
@@ -123,8 +129,10 @@ func (m *meter) sniff(p []byte) {
 		switch c {
 		case ' ', '\t', '\r', '\n':
 			continue
-		case '{', '[':
+		case '{':
 			m.framing = framingJSON
+		case '[':
+			m.framing, m.inEvent = framingArray, true
 		default:
 			m.framing, m.inEvent = framingSSE, true
 		}
@@ -146,22 +154,26 @@ func (m *meter) feed(p []byte) {
 			n, _ := m.sse.feed(p, m)
 			p = p[n:]
 		}
+	case framingLines:
+		m.feedLines(p)
+	case framingArray:
+		m.feedArray(p)
 	}
 }
 
-// feedJSON reads a body that is JSON: one document, or several one after
-// another as in newline-delimited JSON.
+// feedJSON reads a body that begins as one JSON document. If more comes after
+// it, or was announced to come, the document is but the first line of many.
 func (m *meter) feedJSON(p []byte) {
-	for len(p) > 0 && !m.sc.bad() {
-		n := m.sc.feed(p)
-		p = p[n:]
-		if m.sc.done() {
-			m.endDocument(nil)
-			m.complete = true
-		} else if m.sc.started() {
-			m.complete = false
-		}
+	n := m.sc.feed(p)
+	switch {
+	case m.sc.done():
+		m.complete = true
+		m.endDocument(nil)
+	case !m.sc.bad() || !m.lines:
+		return
 	}
+	m.framing = framingLines
+	m.feedLines(p[n:])
 }
 
 // data implements sink.
@@ -201,12 +213,15 @@ func (m *meter) finish() {
 	switch m.framing {
 	case framingSSE:
 		m.sse.finish(m)
-	case framingJSON:
+	case framingJSON, framingLines:
 		m.sc.end()
 		if m.sc.done() {
 			m.complete = true
 		}
-		m.cut = !m.complete && m.sc.started() && !m.sc.bad()
+		m.cut = !m.sc.done() && m.sc.started() && !m.sc.bad()
+		m.endDocument(nil)
+	case framingArray:
+		m.cut = m.array != arrayEnded && !m.sc.bad()
 		m.endDocument(nil)
 	}
 }
@@ -242,6 +257,10 @@ func (m *meter) mergeUsage() {
 	m.usage.absurd = m.usage.absurd&^m.sc.has | m.sc.absurd
 	m.seen = true
 }
+
+// finished tells whether the document at hand says that it is the last that
+// matters.
+func (m *meter) finished() bool { return m.reportsError(slotFinish) }
 
 // reportsError tells whether the value in that slot is an error: not null,
 // false or the empty string, which some providers always send.

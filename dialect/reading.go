@@ -27,7 +27,9 @@ const (
 	reqPrompt
 	reqInput
 	reqContents
-	reqOther // members that make a request one for generation if they are strings
+	reqOther   // members that make a request one for generation if they are strings
+	reqConfig  // an object that holds the maximum
+	reqPredict // a maximum of which none, 0 and less are no maximum
 	reqSlots
 )
 
@@ -35,6 +37,13 @@ const (
 const (
 	reqText int8 = iota
 	reqBlob      // members that hold base64
+	reqFile      // members that are a file each, or tell where one lies
+)
+
+// Numbers of a request, of which the greatest counts where several are given.
+const (
+	reqNestedMax int8 = iota
+	reqNestedChoices
 )
 
 // Counts of a request's elements.
@@ -54,8 +63,17 @@ var decisive = []struct {
 	{"max_output_tokens", reqMaxOutput}, {"max_tokens_to_sample", reqMaxSample},
 }
 
+// nested are members that hold something decisive: a second one is refused in
+// the families whose specs have them.
+var nested = []struct {
+	name string
+	slot int8
+}{{"generationConfig", reqConfig}}
+
 // requestSpec reads the requests of the OpenAI-shaped families and Anthropic's.
-var requestSpec = newSpec([]rule{
+var requestSpec = newSpec(requestRules...)
+
+var requestRules = [][]rule{{
 	at("model", slot(reqModel)),
 	at("stream", slot(reqStream)),
 	at("stream_options", slot(reqStreamOptions)),
@@ -82,7 +100,7 @@ var requestSpec = newSpec([]rule{
 	deepText("message", slot(reqOther)),
 	deepText("system"),
 	deepText("documents"),
-)
+}
 
 // deepText are the rules for a member in which all strings are read by the
 // model but the names of parts and the like.
@@ -136,7 +154,7 @@ func (rd *reading) valid() bool { return rd.sc.done() && bytes.TrimLeft(rd.body,
 // visit counts a string; base64 parts count by their number.
 func (rd *reading) visit(class int8, s []byte) int64 {
 	switch {
-	case class == reqBlob && looksBase64(s), isDataURL(s):
+	case class == reqFile, class == reqBlob && looksBase64(s), isDataURL(s):
 		rd.blobs++
 		return 0
 	}
@@ -175,6 +193,11 @@ func (rd *reading) twice() string {
 	for i := range decisive {
 		d := &decisive[i]
 		if int(rd.sc.slots[d.slot].count)+int(rd.variants[d.slot]) > 1 {
+			return d.name
+		}
+	}
+	for i := range nested {
+		if d := &nested[i]; rd.sc.slots[d.slot].count > 1 {
 			return d.name
 		}
 	}
@@ -222,6 +245,18 @@ func (rd *reading) count(slot int8) int64 {
 		return maxCount
 	}
 	return n
+}
+
+// number returns the number of that index, the greatest of several; -1 if there
+// is none.
+func (rd *reading) number(i int8) int64 {
+	switch bit := uint32(1) << i; {
+	case rd.sc.absurd&bit != 0:
+		return maxCount
+	case rd.sc.has&bit != 0:
+		return min(rd.sc.nums[i], maxCount)
+	}
+	return -1
 }
 
 // maxCount bounds what requests may ask for, so that products do not overflow.

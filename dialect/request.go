@@ -32,7 +32,7 @@ func Read(r *http.Request, opt Options) (*Call, *quota.Refusal) {
 	e, known := find(r)
 	c := &Call{
 		Dialect: e.dialect, Kind: e.kind, Model: e.model, Unmetered: e.unmetered,
-		MaxOutput: -1, wire: e.wire,
+		Stream: e.stream == streamAlways, MaxOutput: -1, wire: e.wire,
 	}
 	if c.Kind != Free {
 		c.Input = 1
@@ -148,6 +148,10 @@ func (c *Call) readJSON(e *endpoint, known bool, opt Options) *quota.Refusal {
 	if name := rd.twice(); name != "" {
 		return &quota.Refusal{Reason: quota.InvalidBody, Detail: fmt.Sprintf("The field %q occurs more than once.", name)}
 	}
+	if e.reshape != nil {
+		e.reshape(e, rd)
+		c.Dialect, c.Kind, c.wire = e.dialect, e.kind, e.wire
+	}
 	if !known && rd.generates() {
 		c.Kind = Generate
 	}
@@ -164,7 +168,7 @@ func (c *Call) readJSON(e *endpoint, known bool, opt Options) *quota.Refusal {
 	if c.Model == "" {
 		c.Model = rd.string(reqModel)
 	}
-	c.Stream = rd.true(reqStream)
+	c.Stream = e.stream.asks(rd)
 	c.Input = estimateInput(rd, c.wire)
 	c.MaxOutput = estimateMax(rd)
 	if e.inject && opt.InjectUsage && c.Stream {

@@ -18,12 +18,15 @@ const sseNameCap = 40
 // end with LF, CRLF or CR, a leading byte order mark is skipped, several data
 // lines are one document with line feeds between, comments and unknown fields
 // are passed over. It keeps no line: data flows on to the sink as it comes.
+// Beyond the standard, a line that begins with a brace begins a bare document,
+// up to the next blank line: Google reports a failure amid a stream so.
 type sseSplitter struct {
 	state   sseState
 	skipLF  bool // the last byte was a CR: a LF that follows belongs to it
 	started bool // something came after the byte order mark
 	bom     uint8
 	hasData bool // a data line was seen in this event
+	bare    bool // this event is a document without field names
 	fieldN  uint8
 	eventN  uint8
 	field   [8]byte
@@ -76,6 +79,10 @@ func (s *sseSplitter) feed(p []byte, to sink) (n int, ended bool) {
 		}
 		switch s.state {
 		case sseLineStart:
+			if s.bare || c == '{' && !s.hasData {
+				s.state, s.bare, s.hasData = sseData, true, true
+				continue
+			}
 			s.state, s.fieldN = sseField, 0
 			if rest := p[i:]; len(rest) > 5 && string(rest[:5]) == "data:" { // nearly always
 				copy(s.field[:], "data")
@@ -181,7 +188,7 @@ func (s *sseSplitter) eventEnd(to sink) {
 	if s.hasData {
 		to.end(s.event[:s.eventN])
 	}
-	s.hasData, s.eventN = false, 0
+	s.hasData, s.bare, s.eventN = false, false, 0
 }
 
 // finish ends an event that no blank line has ended: the standard drops it,
