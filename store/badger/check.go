@@ -34,7 +34,7 @@ func checkTables(o badger.Options) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	defer closeFile(f)
 	manifest, _, err := badger.ReplayManifestFile(f, o.ExternalMagicVersion, o)
 	if err != nil {
 		return fmt.Errorf("reading the list of tables: %w", err)
@@ -78,7 +78,7 @@ func checkTable(path string, compression options.CompressionType) (err error) {
 	if err != nil {
 		return err
 	}
-	defer f.Close(-1)
+	defer func() { _ = f.Close(-1) }()
 	t, err := table.OpenTable(f, table.Options{BlockSize: 4096, Compression: compression, ChkMode: options.NoVerification})
 	if err != nil {
 		return err

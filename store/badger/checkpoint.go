@@ -27,7 +27,12 @@ func (s *Store) Checkpoint(cp *quota.Checkpoint) error {
 	if err := s.journal.sync(); err != nil {
 		return err
 	}
-	trim, err := s.writeCheckpoint(cp)
+	var trim uint64
+	err := s.tables.update(func(m *meta) (c change, err error) {
+		c, err = s.checkpoint(cp, m)
+		trim = m.trim
+		return c, err
+	})
 	if err != nil {
 		return err
 	}
@@ -35,24 +40,16 @@ func (s *Store) Checkpoint(cp *quota.Checkpoint) error {
 	return nil
 }
 
-// writeCheckpoint returns the last record that is not needed any more.
-func (s *Store) writeCheckpoint(cp *quota.Checkpoint) (trim uint64, err error) {
-	t := s.tables
-	t.writing.Lock()
-	defer t.writing.Unlock()
-	if err := t.finish(); err != nil {
-		return 0, err
-	}
-	m := t.meta
-	c := s.change[:0]
+// checkpoint returns the change that cp is, and changes m to what it will be.
+func (s *Store) checkpoint(cp *quota.Checkpoint, m *meta) (c change, err error) {
 	if cp.Through > m.through {
-		if c, err = t.addRows(c, cp.Rows); err != nil {
-			return 0, err
+		if c, err = s.tables.addRows(c, cp.Rows); err != nil {
+			return nil, err
 		}
 		m.through = cp.Through
 	} else if len(cp.Rows) > 0 {
 		// An error can be told of a checkpoint that was written nevertheless.
-		t.log("checkpoint through record %d is in the tables already, which hold all through %d: its rows are passed over", cp.Through, m.through)
+		s.tables.log("checkpoint through record %d is in the tables already, which hold all through %d: its rows are passed over", cp.Through, m.through)
 	}
 	c = addReservations(c, cp)
 	m.last = max(m.last, m.through)
@@ -64,13 +61,7 @@ func (s *Store) writeCheckpoint(cp *quota.Checkpoint) (trim uint64, err error) {
 	if cp.Trim {
 		m.trim = max(m.trim, min(s.journal.cutThrough(), m.through))
 	}
-	s.change = c
-	if len(c) == 0 && m == t.meta { // as on every second of an idle server
-		return m.trim, nil
-	}
-	err = t.commit(c, m)
-	clear(s.change)
-	return t.meta.trim, err
+	return c, nil
 }
 
 // addReservations adds the rows of the reservations that opened and ended.

@@ -186,16 +186,10 @@ func (s *Store) Put(keys []*quota.Key, groups []*quota.Group) error {
 			return err
 		}
 	}
-	t := s.tables
-	t.writing.Lock()
-	defer t.writing.Unlock()
-	if err := t.finish(); err != nil {
-		return err
-	}
-	if err := p.indexes(t); err != nil {
-		return err
-	}
-	return t.commit(p.change, t.meta)
+	return s.tables.update(func(*meta) (change, error) {
+		err := p.indexes(s.tables)
+		return p.change, err
+	})
 }
 
 // putter makes the change that puts accounts.

@@ -124,10 +124,7 @@ func (j *journal) write() error {
 	if err := j.usable(); err != nil {
 		return err
 	}
-	for {
-		if len(j.out) == 0 && !j.take() {
-			break
-		}
+	for len(j.out) > 0 || j.take() {
 		n, err := j.segment.f.WriteAt(j.out, j.segment.size)
 		j.segment.size += int64(n)
 		j.out = j.out[n:]
@@ -241,11 +238,11 @@ func (j *journal) cut() (iter.Seq[*quota.Record], uint64, error) {
 		err = j.rotate()
 	}
 	if err != nil {
-		f.Close()
+		closeFile(f)
 		return nil, 0, err
 	}
 	if j.cutFile != nil {
-		j.cutFile.Close()
+		closeFile(j.cutFile)
 	}
 	j.cutFile, j.cutAt, j.cutSeq = f, j.segment.size, j.written
 	j.tellLost()
@@ -376,7 +373,7 @@ func (j *journal) close() error {
 		j.segment.close()
 	}
 	if j.cutFile != nil {
-		j.cutFile.Close()
+		closeFile(j.cutFile)
 	}
 	return err
 }

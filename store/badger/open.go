@@ -91,13 +91,16 @@ func open(o Options) (*Store, error) {
 			return nil, err
 		}
 	}
+	if free, ok := freeBytes(o.Dir); ok && free < minOpen {
+		return nil, fmt.Errorf("the disk has %d bytes free, %d are needed", free, minOpen)
+	}
 	db, err := openBadger(badgerOptions(filepath.Join(o.Dir, tablesDir), o.Logger))
 	if err != nil {
 		return nil, err
 	}
 	s := &Store{
 		options: o,
-		tables:  &tables{db: db, dir: o.Dir, log: o.Logger, free: freeBytes, redo: true},
+		tables:  &tables{db: db, dir: o.Dir, log: o.Logger, free: freeBytes},
 		journal: &journal{
 			dir: filepath.Join(o.Dir, journalDir), syncEach: o.SyncInterval == 0,
 			log: o.Logger, limit: maxHeld, rotateAt: segmentSize,
@@ -133,9 +136,10 @@ func (s *Store) prepare() error {
 		return fmt.Errorf("%s is not the one that this store was made with: restore it, or no key's secret can be recognised", hashKeyName)
 	}
 	if !found {
-		m := t.meta
-		m.hashKey = check
-		return t.commit(nil, m)
+		return t.update(func(m *meta) (change, error) {
+			m.hashKey = check
+			return nil, nil
+		})
 	}
 	return nil
 }
@@ -210,9 +214,9 @@ func (t *tables) close() error {
 	t.writing.Lock()
 	defer t.writing.Unlock()
 	if t.mark != nil {
-		t.mark.Close()
+		closeFile(t.mark)
 	}
-	if free, ok := t.free(t.dir); ok && free < 2*memTableSize {
+	if free, ok := t.free(t.dir); ok && free < minOpen {
 		return fmt.Errorf("the tables stay open, for the disk has only %d bytes free", free)
 	}
 	return t.db.Close()

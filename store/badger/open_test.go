@@ -267,7 +267,7 @@ func TestChangeThatWasCutShortIsFinished(t *testing.T) {
 	m.commit++
 	c[2].value = m.encode()
 	ok(t, writeFile(redo, encodeRedo(c, m.commit)))
-	s.tables.redo = true
+	s.tables.unsure = true
 	ok(t, s.Put(keys(2), nil))
 	check("one", "none")
 	if s.tables.meta.commit != m.commit+1 {
@@ -334,4 +334,22 @@ func TestNothingRunsAfterClose(t *testing.T) {
 	}
 	buf := make([]byte, 1<<20)
 	t.Fatalf("more goroutines than before:\n%s", buf[:runtime.Stack(buf, true)])
+}
+
+func TestChangeThatFailedTooLateIsNotRepeated(t *testing.T) {
+	s := ready(t, t.TempDir(), t.Logf)
+	r := sample(1)
+	s.Append(&r)
+	_, through, err := s.Cut()
+	ok(t, err)
+	cp := &quota.Checkpoint{Through: through, Rows: []quota.Row{{Slot: quota.Slot{Key: 2}, Totals: quota.Totals{Requests: 1}}}}
+	before := s.tables.meta
+	ok(t, s.Checkpoint(cp))
+	s.tables.meta, s.tables.unsure = before, true // as after an error of the last sync
+	ok(t, s.Checkpoint(cp))
+	var sum int64
+	ok(t, s.Usage(quota.RowQuery{To: 1}, func(r *quota.Row) error { sum += r.Requests; return nil }))
+	if sum != 1 || s.tables.meta.through != through {
+		t.Errorf("counted %d times, through %d", sum, s.tables.meta.through)
+	}
 }

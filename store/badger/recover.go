@@ -74,7 +74,7 @@ func (rec *recovery) read(s *segment, last bool) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	defer closeFile(f)
 	info, err := f.Stat()
 	if err != nil {
 		return err

@@ -22,13 +22,11 @@ const (
 	redoHeader = 12
 )
 
-// commitLarge writes c, of which m is the meta, through the file.
-func (t *tables) commitLarge(c change, m meta) error {
-	b := encodeRedo(c, m.commit)
-	if err := writeFile(filepath.Join(t.dir, redoName), b); err != nil {
+// writeLarge writes c, the change of that number, through the file.
+func (t *tables) writeLarge(c change, number uint64) error {
+	if err := writeFile(filepath.Join(t.dir, redoName), encodeRedo(c, number)); err != nil {
 		return err
 	}
-	t.redo = true
 	if err := t.writeSteps(c); err != nil {
 		return err
 	}
@@ -38,13 +36,9 @@ func (t *tables) commitLarge(c change, m meta) error {
 
 // finish does what a change that was cut short has left to do.
 func (t *tables) finish() error {
-	if !t.redo {
-		return nil
-	}
 	path := filepath.Join(t.dir, redoName)
 	b, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
-		t.redo = false
 		return nil
 	}
 	if err != nil {
@@ -63,13 +57,12 @@ func (t *tables) finish() error {
 		}
 	}
 	t.endRedo()
-	return t.writeMark()
+	return nil
 }
 
 // endRedo removes the file. If that fails, or a power loss undoes it, the
 // number of the change says that it is done.
 func (t *tables) endRedo() {
-	t.redo = false
 	if err := os.Remove(filepath.Join(t.dir, redoName)); err != nil {
 		t.log("removing a finished change: %v", err)
 	}
@@ -134,7 +127,7 @@ func writeFile(path string, b []byte) (err error) {
 		err = os.Rename(temp, path)
 	}
 	if err != nil {
-		os.Remove(temp)
+		_ = os.Remove(temp)
 		return err
 	}
 	return syncDir(filepath.Dir(path))

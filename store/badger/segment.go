@@ -78,8 +78,8 @@ func createSegment(dir string, number, first uint64) (*segment, error) {
 		return nil, fmt.Errorf("creating a segment of the journal: %w", err)
 	}
 	if _, err = f.WriteAt(newHeader(first), 0); err != nil {
-		f.Close()
-		os.Remove(path)
+		closeFile(f)
+		_ = os.Remove(path)
 		return nil, fmt.Errorf("creating a segment of the journal: %w", err)
 	}
 	return &segment{f: f, path: path, number: number, last: first - 1, size: headerSize}, nil
@@ -132,7 +132,7 @@ func (s *segment) rewrite(size int64) error {
 
 func (s *segment) close() {
 	if s.f != nil {
-		s.f.Close()
+		closeFile(s.f)
 		s.f = nil
 	}
 }
@@ -261,6 +261,10 @@ func (s *scanner) fill(n int) error {
 	return fmt.Errorf("reading the journal: %w", err)
 }
 
+// closeFile closes what was only read, or is synced, or given up: about an
+// error there is nothing to do.
+func closeFile(c io.Closer) { c.Close() }
+
 // syncDir makes the names in a directory survive a power loss.
 func syncDir(dir string) error {
 	if runtime.GOOS == "windows" {
@@ -270,6 +274,6 @@ func syncDir(dir string) error {
 	if err != nil {
 		return err
 	}
-	defer d.Close()
+	defer closeFile(d)
 	return d.Sync()
 }

@@ -47,11 +47,9 @@ type Store struct {
 	hashKey []byte
 	tables  *tables
 	journal *journal
-	change  change // kept for its memory, by Checkpoint
 
 	recovered atomic.Bool
 	lastSync  atomic.Int64
-	lost      atomic.Uint64
 
 	// users counts the calls that are under way; Close waits for them.
 	mu     sync.Mutex

@@ -22,6 +22,6 @@ func inUse(dir string) bool {
 	if err != nil {
 		return false
 	}
-	defer d.Close() // which unlocks it
+	defer closeFile(d) // which unlocks it
 	return syscall.Flock(int(d.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == syscall.EWOULDBLOCK
 }

@@ -77,9 +77,9 @@ type tables struct {
 	// writing is held over a change, from the first read it rests on.
 	writing sync.Mutex
 	meta    meta
-	// redo says that a change which was too great for one transaction is
-	// decided, but not yet all in the tables.
-	redo bool
+	// unsure says that the last change failed, and may yet be in the tables,
+	// or in part, or waiting in redoName.
+	unsure bool
 }
 
 // change is a set of entries that are written together. Nothing may be changed
@@ -100,26 +100,55 @@ func (c *change) delete(key []byte) { *c = append(*c, entry{key: key}) }
 // one, the system kills the process.
 const minFree = 4 * memTableSize
 
-// commit writes c together with the new meta, which becomes the tables'.
-// writing is held.
-func (t *tables) commit(c change, m meta) error {
+// minOpen is the same for the opening and the closing of the tables.
+const minOpen = 2 * memTableSize
+
+// update writes the change that fn returns, together with meta, which fn may
+// alter. Nothing is written if it returns nothing and alters nothing.
+func (t *tables) update(fn func(m *meta) (change, error)) error {
+	t.writing.Lock()
+	defer t.writing.Unlock()
 	if free, ok := t.free(t.dir); ok && free < minFree {
 		return fmt.Errorf("writing tables: the disk has %d bytes free, %d are needed", free, minFree)
+	}
+	if err := t.settle(); err != nil {
+		return err
+	}
+	m := t.meta
+	c, err := fn(&m)
+	if err != nil || (len(c) == 0 && m == t.meta) {
+		return err
+	}
+	m.commit++
+	c.set([]byte{tableMeta}, m.encode())
+	if err = t.write(c); errors.Is(err, badger.ErrTxnTooBig) {
+		err = t.writeLarge(c, m.commit)
+	}
+	if err != nil {
+		t.unsure = true
+		return fmt.Errorf("writing tables: %w", err)
+	}
+	t.meta = m
+	t.writeMark()
+	return nil
+}
+
+// settle finds out what became of a change that failed.
+func (t *tables) settle() error {
+	if !t.unsure {
+		return nil
+	}
+	number := t.meta.commit
+	if _, err := t.load(); err != nil {
+		return err
 	}
 	if err := t.finish(); err != nil {
 		return err
 	}
-	m.commit = t.meta.commit + 1
-	c.set([]byte{tableMeta}, m.encode())
-	err := t.write(c)
-	if errors.Is(err, badger.ErrTxnTooBig) {
-		err = t.commitLarge(c, m)
-	}
-	if err != nil {
-		return fmt.Errorf("writing tables: %w", err)
-	}
-	t.meta = m
-	return t.writeMark()
+	t.meta.commit = max(t.meta.commit, number)
+	t.writeMark()
+	t.unsure = false
+	return nil
 }
 
 // write writes c in one transaction.
@@ -216,13 +245,12 @@ func (t *tables) openMark(dir string) (err error) {
 	return nil
 }
 
-func (t *tables) writeMark() error {
+func (t *tables) writeMark() {
 	b := binary.BigEndian.AppendUint64(make([]byte, 0, markSize), t.meta.commit)
 	b = binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
 	if _, err := t.mark.WriteAt(b, 0); err != nil {
 		t.log("writing the tables' mark: %v", err) // the change itself is safe
 	}
-	return nil
 }
 
 // idKey returns the key of an account's row.

@@ -240,10 +240,7 @@ func (t *tables) prune(prefix []byte, before int64) error {
 		}
 		// No lock is held while looking for rows: only one goroutine calls
 		// Checkpoint and Prune.
-		t.writing.Lock()
-		err := t.commit(c, t.meta)
-		t.writing.Unlock()
-		if err != nil {
+		if err := t.update(func(*meta) (change, error) { return c, nil }); err != nil {
 			return err
 		}
 	}

@@ -134,12 +134,12 @@ func copySparse(from, to string) error {
 	if err != nil {
 		return err
 	}
-	defer in.Close()
+	defer func() { _ = in.Close() }()
 	out, err := os.Create(to)
 	if err != nil {
 		return err
 	}
-	defer out.Close()
+	defer func() { _ = out.Close() }()
 	var zeros [64 << 10]byte
 	buf := make([]byte, len(zeros))
 	for off := int64(0); ; {
