@@ -16,6 +16,8 @@ type Call struct {
 	Unmetered bool
 
 	wire     *wire
+	realtime bool   // it asks for a connection on which events are sent
+	tunnel   bool   // which is the answer's body
 	injected bool   // usage was asked for in the caller's stead: hide it again
 	decoded  bool   // the body came coded and goes on plain
 	read     bool   // the body was read

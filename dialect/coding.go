@@ -9,13 +9,29 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/andybalholm/brotli"
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/llm-quota/caddy-llm-quota/quota"
 )
 
-// maxWindow bounds the memory of one zstd decoder.
-const maxWindow = 8 << 20
+// Caps on decoding. A decoder's memory is its window and some tables: 32 KiB
+// and 40 KiB for gzip and deflate, up to 16 MiB for br, whose format allows no
+// more, up to maxWindow for zstd.
+const (
+	// maxWindow is the greatest window of zstd: what RFC 9659 lets be used
+	// over HTTP.
+	maxWindow = 8 << 20
+	// maxPlain is the most of a coded body that is decoded. No answer that is
+	// read here comes near it, recorded ones end at 4 MiB.
+	maxPlain = 256 << 20
+	// maxRatio is how many times as long as its coded bytes an answer may get,
+	// once it has passed freePlain. Text gets 3 to 10 times as long, streams
+	// that repeat themselves in every event 20 to 60 times; bombs, 1,000 times
+	// with gzip and 9,000 times with zstd.
+	maxRatio  = 200
+	freePlain = 1 << 20
+)
 
 // requestDecoder returns the request's body as plain bytes, and whether it was
 // coded. A coding that is not known is a refusal: what is not read cannot be
@@ -27,7 +43,7 @@ func requestDecoder(r *http.Request) (body io.Reader, coded bool, ref *quota.Ref
 	}
 	body, ok, err := newDecoder(coding, r.Body)
 	if !ok {
-		return nil, true, &quota.Refusal{Reason: quota.UnknownCoding, Detail: "The request body may be plain or coded with gzip, deflate or zstd."}
+		return nil, true, &quota.Refusal{Reason: quota.UnknownCoding, Detail: "The request body may be plain or coded with gzip, deflate, br or zstd."}
 	}
 	if err != nil {
 		return nil, true, &quota.Refusal{Reason: quota.InvalidBody, Detail: "The request body does not decode as its Content-Encoding says."}
@@ -55,9 +71,11 @@ func newDecoder(coding string, src io.Reader) (dst io.Reader, ok bool, err error
 		dst, err = gzip.NewReader(src)
 	case "deflate":
 		dst, err = newInflater(src)
+	case "br":
+		dst = brotli.NewReader(src)
 	case "zstd":
 		var d *zstd.Decoder
-		d, err = zstd.NewReader(src, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(true))
+		d, err = zstd.NewReader(src, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderMaxMemory(maxPlain), zstd.WithDecoderLowmem(true))
 		dst = d
 	default:
 		return nil, false, nil

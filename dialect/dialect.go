@@ -55,6 +55,8 @@ type wire struct {
 	hidden [2]int64
 	// answer says where what is metered lies in a document of an answer.
 	answer *spec
+	// head, if not nil, takes up what the header of an answer tells.
+	head func(m *meter, h http.Header)
 	// fold takes up one whole document of an answer, whose findings are in
 	// m.sc. event is its event name, if it has one.
 	fold func(m *meter, event []byte)
@@ -72,6 +74,8 @@ type endpoint struct {
 	inject bool
 	// unmetered: what the call uses is never told, or not here.
 	unmetered bool
+	// realtime: it asks for a connection on which events are sent.
+	realtime bool
 	// model is the one that the path names, if it names one.
 	model string
 	// stream says which answers are streams.
@@ -117,6 +121,7 @@ type target struct {
 // families are asked in this order whether a path is theirs. Adding a provider
 // is one file and one line here.
 var families = []func(t *target) (e endpoint, ok bool){
+	bedrockEndpoint, // first, for what a model's name may hold
 	anthropicEndpoint,
 	geminiEndpoint,
 	ollamaEndpoint,
@@ -146,9 +151,11 @@ func find(r *http.Request) (e endpoint, known bool) {
 	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodDelete:
 		e.kind, e.inject, e.unmetered = Free, false, false
 		if r.Header.Get("Upgrade") != "" {
-			e.kind, e.unmetered = Other, true
+			e = upgraded(e, &t)
 		}
 		known = true
+	case http.MethodConnect:
+		e, known = upgraded(e, &t), true
 	}
 	return e, known
 }

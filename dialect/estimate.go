@@ -73,17 +73,22 @@ func product(a, b int64) int64 {
 // estimateOutput returns the estimate of the tokens delivered: where chunks
 // are tokens their number, else by the length, tool arguments being dearer.
 func estimateOutput(m *meter) int64 {
-	if m.gaveUp && m.text+m.tools == 0 {
-		if m.inEvent {
-			return ceilDiv(m.bytes, bytesPerEvent)
-		}
-		return ceilDiv(m.bytes, bytesPerToken)
+	n := max(m.chunks, ceilDiv(2*(m.text+3*m.tools), 7)) // 3.5 bytes a token
+	if !m.gaveUp {
+		return n
 	}
-	return max(m.chunks, ceilDiv(2*(m.text+3*m.tools), 7)) // 3.5 bytes a token
+	unread := m.unread
+	if n == 0 {
+		unread = m.bytes
+	}
+	if m.inEvent {
+		return n + ceilDiv(unread, bytesPerEvent)
+	}
+	return n + ceilDiv(unread, bytesPerToken)
 }
 
-// bytesPerEvent is about what a stream spends on a token; it is used only if
-// the stream could not be read.
+// bytesPerEvent is about what a stream spends on a token; it is used only for
+// what of a stream could not be read.
 const bytesPerEvent = 150
 
 func ceilDiv(a, b int64) int64 { return (a + b - 1) / b }

@@ -6,14 +6,14 @@ const (
 	trackDepth = 24  // containers of which the path is known
 	keyCap     = 192 // bytes of a member name in the document, escapes and all
 	scalarCap  = 40  // bytes of a number or literal
-	strCap     = 48  // bytes of a kept string
+	strCap     = 56  // bytes of a kept string
 )
 
 // Sizes of a scanner's results.
 const (
 	numSlots   = 24
 	numStrings = 4
-	numNumbers = 16
+	numNumbers = 20
 	numText    = 4
 	numElems   = 4
 )
@@ -76,6 +76,9 @@ type scanner struct {
 	// visit, when set, is called with each string value that counts as text
 	// and lies in one piece, and returns what it counts for.
 	visit func(class int8, s []byte) int64
+	// part, when set, is called with each part of a string that counts as text,
+	// as it stands in the document, instead of counting it.
+	part func(seg []byte)
 	// other, when set, is called with each name of the outermost object that
 	// the spec does not have.
 	other func(name []byte)

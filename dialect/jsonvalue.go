@@ -68,7 +68,11 @@ func (s *scanner) take(seg []byte, whole bool) {
 			d.n += uint8(copy(d.b[d.n:], seg))
 		}
 	}
-	if n.text >= 0 {
+	switch {
+	case n.text < 0:
+	case s.part != nil:
+		s.part(seg)
+	default:
 		if whole && s.visit != nil {
 			s.text[n.text] += s.visit(n.text, seg)
 		} else {

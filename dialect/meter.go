@@ -34,6 +34,10 @@ const (
 	nPassOutput
 	nPassRead
 	nPassMade
+	nCountedInput // by the platform and not the model, beside the cache
+	nCountedOutput
+	nCountedRead
+	nCountedMade
 )
 
 // Classes of delivered content.
@@ -73,6 +77,7 @@ type meter struct {
 	framing framing
 	gaveUp  bool // the answer could not be read; what it holds is estimated
 	sse     sseSplitter
+	events  *eventReader
 	sc      scanner
 	lead    [6]byte // the first bytes of the document at hand
 	leadN   uint8
@@ -88,6 +93,7 @@ type meter struct {
 	cut      bool  // the answer is a document that lacks its end
 	ended    bool  // finish was called
 	bytes    int64 // of the body, as metered
+	unread   int64 // of these, what came after the meter gave up
 	text     int64 // bytes of text delivered
 	tools    int64 // bytes of tool arguments delivered
 	chunks   int64 // documents that delivered something
@@ -103,8 +109,9 @@ const (
 	framingNone            // not to be read
 	framingJSON
 	framingSSE
-	framingLines // newline-delimited JSON
-	framingArray // a JSON array that comes element by element
+	framingLines  // newline-delimited JSON
+	framingArray  // a JSON array that comes element by element
+	framingEvents // application/vnd.amazon.eventstream
 )
 
 func (m *meter) init(w *wire, contentType string) {
@@ -133,6 +140,9 @@ func (m *meter) sniff(p []byte) {
 			m.framing = framingJSON
 		case '[':
 			m.framing, m.inEvent = framingArray, true
+		case 0, 1: // of a frame's length: no text begins so
+			m.framing, m.inEvent = framingEvents, true
+			m.events = newEventReader(m)
 		default:
 			m.framing, m.inEvent = framingSSE, true
 		}
@@ -143,6 +153,9 @@ func (m *meter) sniff(p []byte) {
 // feed reads the next piece of the answer's plain body.
 func (m *meter) feed(p []byte) {
 	m.bytes += int64(len(p))
+	if m.gaveUp {
+		m.unread += int64(len(p))
+	}
 	if m.framing == framingUnknown {
 		m.sniff(p)
 	}
@@ -158,6 +171,10 @@ func (m *meter) feed(p []byte) {
 		m.feedLines(p)
 	case framingArray:
 		m.feedArray(p)
+	case framingEvents:
+		if n, ok := m.events.feed(p); !ok {
+			m.stop(p[n:])
+		}
 	}
 }
 
@@ -193,6 +210,29 @@ func (m *meter) end(event []byte) {
 	m.endDocument(event)
 }
 
+// drop implements eventSink.
+func (m *meter) drop(failed bool) {
+	m.failed = m.failed || failed
+	m.leadN = 0
+	m.sc.reset()
+}
+
+// stop ends the reading before rest: the answer is not what it seemed to be.
+// What it said until then stays, but not as the last word.
+func (m *meter) stop(rest []byte) {
+	m.framing, m.gaveUp, m.cut, m.final, m.complete = framingNone, true, true, false, false
+	m.unread += int64(len(rest))
+	m.deliverRest()
+}
+
+// deliverRest adds what came of a document that has no end.
+func (m *meter) deliverRest() {
+	if !m.sc.bad() {
+		m.delivered(m.sc.text[textPlain]+m.sc.text[textDelta], m.sc.text[textTools])
+	}
+	m.drop(false)
+}
+
 // endDocument takes up what the document at hand said.
 func (m *meter) endDocument(event []byte) {
 	m.onlyUsage = false
@@ -202,8 +242,8 @@ func (m *meter) endDocument(event []byte) {
 		m.w.fold(m, event)
 	case string(event) == "error":
 		m.failed = true
-	case !m.sc.bad(): // cut off: what had come was delivered
-		m.delivered(m.sc.text[textPlain]+m.sc.text[textDelta], m.sc.text[textTools])
+	default: // cut off: what had come was delivered
+		m.deliverRest()
 	}
 	m.sc.reset()
 }
@@ -223,6 +263,11 @@ func (m *meter) finish() {
 	case framingArray:
 		m.cut = m.array != arrayEnded && !m.sc.bad()
 		m.endDocument(nil)
+	case framingEvents:
+		if !m.events.between() {
+			m.cut = true
+			m.deliverRest()
+		}
 	}
 }
 

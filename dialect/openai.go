@@ -45,7 +45,8 @@ var openaiRows = []row{
 	{within: "/v1/uploads", endpoint: endpoint{kind: Other}},
 	{within: "/v1/fine_tuning", endpoint: endpoint{kind: Other, unmetered: true}},
 	{within: "/v1/evals", endpoint: endpoint{kind: Other, unmetered: true}},
-	{within: "/v1/realtime", endpoint: endpoint{kind: Other}},
+	// Sessions made here are held past the gate.
+	{within: "/v1/realtime", endpoint: endpoint{kind: Other, unmetered: true}},
 }
 
 const azureDeployments = "/openai/deployments/"

@@ -25,17 +25,22 @@ const statusClientGone = 499
 //	nothing but an error, also under 200    0
 //	broken off                              usage if seen, else an estimate
 //	error status, unreachable, cancelled    0, unless it reports usage
+//	realtime sessions                       the sum of what their responses report
 //	free calls, unknown ones without usage  0
 //
 // It is called once, at the end; with a stream that did not break, after
 // [Writer.Finish].
 func (w *Writer) Outcome(end End) quota.Outcome {
-	if w.active {
+	if w.active || w.plain != nil {
 		w.finishMeter()
 	}
 	c, m := w.call, &w.meter
 	out := quota.Outcome{Failed: w.broken(end)}
 	if c.Kind == Free || w.status == 0 || w.status == statusClientGone {
+		return out
+	}
+	if w.session != nil {
+		out.Tokens, out.Estimated = w.session.close()
 		return out
 	}
 	good := w.status >= 200 && w.status < 300
@@ -70,7 +75,7 @@ func (w *Writer) Outcome(end End) quota.Outcome {
 func (w *Writer) broken(end End) bool {
 	m := &w.meter
 	switch {
-	case w.status == http.StatusSwitchingProtocols:
+	case w.status == http.StatusSwitchingProtocols, w.session != nil:
 		return end.Panicked || end.Err != nil
 	case w.status == 0, w.status >= 400, m.failed, m.cut:
 		return true

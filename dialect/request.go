@@ -33,11 +33,12 @@ func Read(r *http.Request, opt Options) (*Call, *quota.Refusal) {
 	c := &Call{
 		Dialect: e.dialect, Kind: e.kind, Model: e.model, Unmetered: e.unmetered,
 		Stream: e.stream == streamAlways, MaxOutput: -1, wire: e.wire,
+		realtime: e.realtime, tunnel: r.Method == http.MethodConnect,
 	}
 	if c.Kind != Free {
 		c.Input = 1
 	}
-	if r.Body == nil || r.Body == http.NoBody {
+	if r.Body == nil || r.Body == http.NoBody || c.tunnel {
 		return c, nil
 	}
 	if r.ContentLength > opt.MaxBody {
@@ -90,7 +91,7 @@ func (c *Call) readBody(r *http.Request, most int64) *quota.Refusal {
 	}
 	hint := r.ContentLength
 	if coded {
-		hint = -1
+		hint, most = -1, min(most, maxPlain)
 	}
 	body, err := readAll(src, hint, most)
 	var limit *http.MaxBytesError
@@ -183,6 +184,9 @@ func (c *Call) readJSON(e *endpoint, known bool, opt Options) *quota.Refusal {
 func (c *Call) Forward(r *http.Request) {
 	if c.Kind != Free {
 		r.Header.Del("Accept-Encoding")
+	}
+	if c.realtime { // likewise its messages
+		r.Header.Del("Sec-Websocket-Extensions")
 	}
 	if !c.read {
 		return

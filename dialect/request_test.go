@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/andybalholm/brotli"
 	"github.com/google/go-cmp/cmp"
 	"github.com/klauspost/compress/zstd"
 
@@ -87,7 +88,7 @@ func TestRecognise(t *testing.T) {
 	if d := Of(r); d.Name() != "anthropic" {
 		t.Errorf("/v1/models with anthropic-version: %s", d.Name())
 	}
-	r = httptest.NewRequest("GET", "/v1/realtime", nil)
+	r = httptest.NewRequest("GET", "/v1/who/knows", nil)
 	r.Header.Set("Upgrade", "websocket")
 	if c, _ := Read(r, Options{}); c.Kind != Other || !c.Unmetered {
 		t.Errorf("an upgrade: kind %d, unmetered %t", c.Kind, c.Unmetered)
@@ -183,10 +184,11 @@ func TestRequestCoding(t *testing.T) {
 		w.Close()
 		return buf.String()
 	}
-	var g, z, s bytes.Buffer
+	var g, z, s, b bytes.Buffer
 	zw, _ := zstd.NewWriter(&s)
 	coded := map[string]string{
 		"gzip": code(gzip.NewWriter(&g), &g), "deflate": code(zlib.NewWriter(&z), &z), "zstd": code(zw, &s), "identity": body,
+		"br": code(brotli.NewWriter(&b), &b),
 	}
 	for coding, b := range coded {
 		r := post("/v1/chat/completions", b)
@@ -207,7 +209,7 @@ func TestRequestCoding(t *testing.T) {
 			t.Errorf("%s above the cap: %v", coding, ref)
 		}
 	}
-	for coding, reason := range map[string]quota.Reason{"br": quota.UnknownCoding, "gzip, gzip": quota.UnknownCoding, "gzip": quota.InvalidBody, "zstd": quota.InvalidBody} {
+	for coding, reason := range map[string]quota.Reason{"lzma": quota.UnknownCoding, "br": quota.InvalidBody, "gzip, gzip": quota.UnknownCoding, "gzip": quota.InvalidBody, "zstd": quota.InvalidBody} {
 		r := post("/v1/chat/completions", body)
 		r.Header.Set("Content-Encoding", coding)
 		if c, ref := Read(r, Options{}); c == nil || ref == nil || ref.Reason != reason {

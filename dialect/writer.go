@@ -9,17 +9,19 @@ import (
 // cannot read it passes on all the same; a failing meter fails nothing.
 //
 // Flushing, hijacking and deadlines go to the writer below, as
-// [http.ResponseController] finds it. It has no ReadFrom, so that nothing of
-// the answer goes round it.
+// [http.ResponseController] finds it; the connection of a realtime session is
+// metered after hijacking. It has no ReadFrom, so that nothing of the answer
+// goes round it.
 type Writer struct {
-	rw     http.ResponseWriter
-	call   *Call
-	before func(h http.Header, status int)
-	status int
-	active bool // the answer is metered
-	filter *filter
-	plain  *inflow // reads an answer that came coded
-	meter  meter
+	rw      http.ResponseWriter
+	call    *Call
+	before  func(h http.Header, status int)
+	status  int
+	active  bool // the answer is metered
+	filter  *filter
+	plain   *inflow  // reads an answer that came coded
+	session *session // meters a connection instead of an answer
+	meter   meter
 }
 
 // NewWriter returns a writer for the answer to call c. before, if not nil, is
@@ -54,10 +56,15 @@ func (w *Writer) WriteHeader(status int) {
 // begin makes ready for the body when the final header is known.
 func (w *Writer) begin() {
 	h := w.rw.Header()
-	if w.call.wire != nil && w.call.Kind != Free && w.status != http.StatusSwitchingProtocols {
+	if w.call.realtime && (w.status == http.StatusSwitchingProtocols || w.call.tunnel && w.status == http.StatusOK) {
+		w.session = newSession()
+	} else if w.call.wire != nil && w.call.Kind != Free && w.status != http.StatusSwitchingProtocols {
 		contentType := h.Get("Content-Type")
 		w.active = true
 		w.meter.init(w.call.wire, contentType)
+		if w.call.wire.head != nil {
+			w.call.wire.head(&w.meter, h)
+		}
 		if coding := contentCoding(h); coding != "" {
 			w.plain = newInflow(coding, &w.meter)
 			if w.plain == nil {
@@ -79,6 +86,11 @@ func (w *Writer) begin() {
 func (w *Writer) Write(p []byte) (int, error) {
 	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
+	}
+	if w.session != nil {
+		n, err := w.rw.Write(p)
+		w.session.feed(p)
+		return n, err
 	}
 	if !w.active {
 		return w.rw.Write(p)
@@ -137,12 +149,9 @@ func (w *Writer) Finish() error {
 // finishMeter tells the meter once that nothing more comes.
 func (w *Writer) finishMeter() {
 	defer w.giveUp()
-	if w.plain != nil {
-		w.plain.close()
-		if w.plain.bad {
-			w.meter.gaveUp, w.meter.bytes = true, max(w.meter.bytes, w.plain.coded)
-		}
+	if p := w.plain; p != nil {
 		w.plain = nil
+		p.close(&w.meter)
 	}
 	if !w.meter.ended {
 		w.meter.ended = true
