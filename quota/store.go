@@ -42,6 +42,10 @@ const (
 	// Amount, and the period's bounds Period: a key that was moved with what
 	// it used, or a quota whose schedule was changed.
 	RecordSet
+	// RecordCorrect: what was used by a call became known whose settlement,
+	// with Outcome.Later, was provisional. Uses all that Settle has, and Before
+	// for the outcome that Outcome replaces.
+	RecordCorrect
 )
 
 // Record is one line of the journal. Every kind has Kind, Seq and Time.
@@ -60,6 +64,7 @@ type Record struct {
 	Shares   []Share
 	Reserved int64
 	Outcome  Outcome
+	Before   Outcome
 
 	Account ID
 	Limit   LimitName
@@ -102,6 +107,12 @@ type AccountCounters struct {
 	Counters
 }
 
+// Later names a call whose outcome becomes known later.
+type Later struct {
+	Key  ID
+	Name string
+}
+
 // Journal is the part of a store that keeps what happened, as it happens. A
 // record that Flush has returned for survives the death of the process (kill
 // -9); how much a power loss may take is the store's option.
@@ -140,6 +151,11 @@ type Checkpoint struct {
 	// no more.
 	Opened   []Record
 	Resolved []uint64
+	// Provisional are the RecordSettle of calls whose outcome becomes known
+	// later, to be found by Key and Outcome.Later; Corrected are those whose
+	// outcome is known now. They may be written before the rest, in this order.
+	Provisional []Record
+	Corrected   []Later
 	// Trim allows the store to drop the segments of the journal before the
 	// last Cut: nothing in them is needed any more.
 	Trim bool
@@ -180,10 +196,14 @@ type History interface {
 	Checkpoint(cp *Checkpoint) error
 	// Counters reads an account's counters into c, or returns ErrNotFound.
 	Counters(id ID, c *Counters) error
+	// Provisional returns the record of a call whose outcome is not known yet,
+	// or ErrNotFound.
+	Provisional(l Later) (*Record, error)
 	// Usage calls fn for each row that q selects, in any order, until fn
 	// returns an error, which it returns. The row is fn's only until it returns.
 	Usage(q RowQuery, fn func(*Row) error) error
-	// Prune drops rows that start before the given Unix seconds, by Step.
+	// Prune drops rows that start before the given Unix seconds, by Step, and
+	// provisional records of calls admitted before that of StepQuarter.
 	Prune(before [len(Steps)]int64) error
 }
 

@@ -27,7 +27,14 @@ type Outcome struct {
 	Estimated bool
 	// Failed says that the call did not end in a whole, good answer.
 	Failed bool
+	// Later, when not empty, says that the provider goes on with the call in
+	// the background, and by which name it tells the usage later. Until then
+	// the call is charged what was reserved for it.
+	Later string
 }
+
+// MaxLater is how many bytes a name in Outcome.Later may have.
+const MaxLater = 256
 
 // Totals are sums over calls: what usage reports show.
 type Totals struct {
@@ -55,6 +62,20 @@ func (t *Totals) Add(o *Totals) {
 	t.Reasoning += o.Reasoning
 	t.Total += o.Total
 	t.Estimated += o.Estimated
+}
+
+// Sub takes o from t.
+func (t *Totals) Sub(o *Totals) {
+	t.Requests -= o.Requests
+	t.Refused -= o.Refused
+	t.Failed -= o.Failed
+	t.Input -= o.Input
+	t.Cached -= o.Cached
+	t.CacheWrite -= o.CacheWrite
+	t.Output -= o.Output
+	t.Reasoning -= o.Reasoning
+	t.Total -= o.Total
+	t.Estimated -= o.Estimated
 }
 
 // Settled returns the totals of one call that ended as o says, apart from the

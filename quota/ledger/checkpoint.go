@@ -48,13 +48,15 @@ func (l *Ledger) Checkpoint(now time.Time) error {
 		rows.add(r)
 	}
 	last := l.collect()
-	if rows.seq == 0 && len(l.waiting)+len(last.Accounts)+len(last.Resolved) == 0 {
+	written := l.collectLater(&last)
+	if rows.seq == 0 && len(l.waiting)+len(last.Accounts)+len(last.Resolved)+len(last.Corrected) == 0 {
 		return nil // nothing happened
 	}
 	l.waiting = append(l.waiting, rows.checkpoints(through)...)
 	if err := l.writeWaiting(last); err != nil {
 		return fmt.Errorf("writing a checkpoint: %w", err)
 	}
+	written()
 	return nil
 }
 
@@ -94,6 +96,8 @@ func (l *Ledger) writeWaiting(last quota.Checkpoint) error {
 	w.Accounts = append(w.Accounts, last.Accounts...)
 	w.Opened = append(w.Opened, last.Opened...)
 	w.Resolved = append(w.Resolved, last.Resolved...)
+	w.Provisional = append(w.Provisional, last.Provisional...)
+	w.Corrected = append(w.Corrected, last.Corrected...)
 	// What the tables hold must never be ahead of the journal.
 	var seq uint64
 	for i := range w.Accounts {
@@ -133,6 +137,11 @@ func (u *rollup) add(r *quota.Record) {
 		t = r.Outcome.Settled()
 		t.Requests = 1
 		at = r.Opened
+	case quota.RecordCorrect:
+		before := r.Before.Settled()
+		t = r.Outcome.Settled()
+		t.Sub(&before)
+		at = r.Opened
 	case quota.RecordRefuse:
 		t.Refused = 1
 	default:
@@ -143,7 +152,7 @@ func (u *rollup) add(r *quota.Record) {
 	}
 	slot := quota.Slot{
 		Key: r.Key, Group: r.Group,
-		Model: u.ledger.models.name(r.Model, r.Kind == quota.RecordSettle && !r.Outcome.Failed),
+		Model: u.ledger.models.name(r.Model, r.Kind != quota.RecordRefuse && !r.Outcome.Failed),
 	}
 	for _, step := range quota.Steps {
 		slot.Step, slot.Start = step, step.Start(at/int64(time.Second))

@@ -50,6 +50,12 @@ type Ledger struct {
 	dirty    []*Account // accounts changed since the last checkpoint
 	resolved []uint64   // kept reservations that are open no more
 
+	// Provisional settlements that the store does not have yet, and names of
+	// those whose outcome is known that it may still have.
+	laterMu     sync.Mutex
+	provisional map[quota.Later]*quota.Record
+	corrected   map[quota.Later]bool
+
 	checkpointMu sync.Mutex
 	waiting      []quota.Checkpoint // made, not yet written
 	lastSweep    int64              // tick
@@ -75,7 +81,10 @@ var DefaultRetention = [len(quota.Steps)]time.Duration{
 // process ended are charged at what they held, as estimated and failed calls.
 // report is told of store errors that do not stop the gate; it must not block.
 func Open(st quota.Store, now time.Time, report func(op string, err error)) (*Ledger, error) {
-	l := &Ledger{store: st, report: report, base: now, retention: DefaultRetention}
+	l := &Ledger{
+		store: st, report: report, base: now, retention: DefaultRetention,
+		provisional: map[quota.Later]*quota.Record{}, corrected: map[quota.Later]bool{},
+	}
 	l.settings.Store(&settings{zone: "UTC"})
 	l.accounts.init(idHash)
 	l.secrets.init(shortHash.shard)

@@ -49,6 +49,12 @@ func (l *Ledger) recover(now time.Time) error {
 					l.resolved = append(l.resolved, r.ID)
 				}
 				history = append(history, keep(r))
+				if r.Outcome.Later != "" {
+					l.remember(r)
+				}
+			case quota.RecordCorrect:
+				history = append(history, keep(r))
+				l.forgetLater(quota.Later{Key: r.Key, Name: r.Outcome.Later})
 			case quota.RecordRefuse:
 				history = append(history, keep(r))
 			}
@@ -86,7 +92,7 @@ func (l *Ledger) charge(now time.Time, r *quota.Record) error {
 
 // replay applies one record to the accounts that do not have it yet.
 func (l *Ledger) replay(r *quota.Record, tick int64) error {
-	if r.Kind == quota.RecordOpen || r.Kind == quota.RecordSettle {
+	if r.Kind == quota.RecordOpen || r.Kind == quota.RecordSettle || r.Kind == quota.RecordCorrect {
 		for i := range r.Shares {
 			a, err := l.replayed(r.Shares[i].Account, r.Seq, tick)
 			if err != nil {
@@ -142,6 +148,12 @@ func (a *Account) again(s *quota.Share, r *quota.Record, tick int64) {
 			a.tokens.Add(at, r.Reserved)
 		}
 		a.lastUsed = max(a.lastUsed, r.Time)
+		return
+	}
+	if r.Kind == quota.RecordCorrect {
+		at := *r
+		at.Tick, at.OpenTick = min(r.Tick, tick), min(r.OpenTick, tick)
+		a.correct(s, &at)
 		return
 	}
 	a.give(s, at, min(r.OpenTick, tick), r.Reserved, r.Outcome.Tokens.Charge())

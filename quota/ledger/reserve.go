@@ -43,6 +43,7 @@ type Reservation struct {
 	n        int
 	shares   [maxChain]quota.Share
 	record   quota.Record
+	input    int64 // the part of Held that is for input
 	settled  bool
 
 	next, prev *Reservation // in the key's list of open ones
@@ -121,6 +122,7 @@ func (l *Ledger) Reserve(now time.Time, a *Account, c Call, r *Reservation) (*qu
 		hold = min(hold, left)
 	}
 	r.Held, r.Observed, r.settled, r.kept = hold, ref, false, false
+	r.input = min(c.Input, hold)
 	seq := l.take(now, tick, c, r)
 	r.rates(now, tick)
 	r.unlock()
@@ -236,10 +238,14 @@ func (l *Ledger) Refused(now time.Time, a *Account, model string) {
 // Settle ends a reservation: what was held is given back, and what o says was
 // used is charged to the periods in which the call was admitted. Of a
 // per-minute limit, the part that was held stays in the bucket of admission,
-// and what goes beyond counts now. Settling again does nothing.
+// and what goes beyond counts now. A call with o.Later is charged what was held
+// until Correct tells better. Settling again does nothing.
 func (l *Ledger) Settle(now time.Time, r *Reservation, o quota.Outcome) error {
 	if r.n == 0 {
 		return nil
+	}
+	if o.Later != "" {
+		o = r.provisionally(o)
 	}
 	tick, charge := l.tick(now), o.Tokens.Charge()
 	r.lock()
@@ -269,6 +275,9 @@ func (l *Ledger) Settle(now time.Time, r *Reservation, o quota.Outcome) error {
 		l.dirtyMu.Lock()
 		l.resolved = append(l.resolved, rec.ID)
 		l.dirtyMu.Unlock()
+	}
+	if o.Later != "" {
+		l.remember(rec)
 	}
 	r.unlock()
 	l.open.Add(-1)

@@ -41,6 +41,8 @@ type twinCall struct {
 	at, ended    time.Time
 	held, charge int64
 	open         bool
+	later        string // not empty: the charge is provisional
+	key          quota.ID
 	shares       []twinShare
 }
 
@@ -165,7 +167,7 @@ func (t *twin) admit(id quota.ID, now time.Time, c Call) (held int64, ok bool) {
 }
 
 func (t *twin) take(id quota.ID, now time.Time, held int64) *twinCall {
-	c := &twinCall{at: now, held: held, open: true}
+	c := &twinCall{at: now, held: held, open: true, key: id}
 	for _, id := range t.chain(id) {
 		c.shares = append(c.shares, t.share(id, now))
 	}
@@ -337,10 +339,41 @@ func (w *world) settle(t *rapid.T) {
 	c := rapid.SampledFrom(calls).Draw(t, "call")
 	c.charge = rapid.SampledFrom([]int64{0, c.held, c.held / 2, c.held + 1, 3*c.held + 100}).Draw(t, "charge")
 	c.open, c.ended = false, w.now
+	o := quota.Outcome{Tokens: quota.Tokens{Input: c.charge}}
+	if rapid.IntRange(0, 3).Draw(t, "background") == 0 {
+		c.charge, c.later = c.held, fmt.Sprint("answer ", len(w.calls), w.now.UnixNano(), c.at.UnixNano())
+		o.Later = c.later
+	}
 	for range rapid.IntRange(1, 3).Draw(t, "times") { // settling is idempotent
-		w.check(w.ledger.Settle(w.now, w.open[c], quota.Outcome{Tokens: quota.Tokens{Input: c.charge}}))
+		w.check(w.ledger.Settle(w.now, w.open[c], o))
 	}
 	delete(w.open, c)
+}
+
+// correct tells what a call used that was charged provisionally, also twice.
+func (w *world) correct(t *rapid.T) {
+	w.t = t
+	var calls []*twinCall
+	for _, c := range w.calls {
+		if c.later != "" {
+			calls = append(calls, c)
+		}
+	}
+	if len(calls) == 0 {
+		t.Skip("nothing is provisional")
+	}
+	c := rapid.SampledFrom(calls).Draw(t, "call")
+	n := rapid.SampledFrom([]int64{0, c.held, c.held / 2, c.held + 50}).Draw(t, "charge")
+	a, err := w.ledger.Account(w.now, c.key)
+	w.check(err)
+	for i := range 2 {
+		found, err := w.ledger.Correct(w.now, a, quota.Outcome{Tokens: quota.Tokens{Output: n}, Later: c.later})
+		w.check(err)
+		if found != (i == 0) {
+			t.Fatalf("correcting for the time %d found a provisional charge: %v", i+1, found)
+		}
+	}
+	c.charge, c.ended, c.later = n, w.now, ""
 }
 
 func (w *world) grant(t *rapid.T) {
@@ -489,6 +522,7 @@ func TestTwin(t *testing.T) {
 			"reserve3":   w.reserve,
 			"settle":     w.settle,
 			"settle2":    w.settle,
+			"correct":    w.correct,
 			"grant":      w.grant,
 			"reset":      w.reset,
 			"limit":      w.limit,

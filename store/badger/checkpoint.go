@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/dgraph-io/badger/v4"
 
@@ -73,7 +74,58 @@ func addReservations(c change, cp *quota.Checkpoint) change {
 	for _, id := range cp.Resolved {
 		c.delete(idKey(tableOpen, id))
 	}
+	for i := range cp.Provisional {
+		r := &cp.Provisional[i]
+		c.set(laterKey(quota.Later{Key: r.Key, Name: r.Outcome.Later}), appendRecord(nil, r))
+	}
+	for _, l := range cp.Corrected {
+		c.delete(laterKey(l))
+	}
 	return c
+}
+
+func laterKey(l quota.Later) []byte {
+	return append(idKey(tableLater, uint64(l.Key)), l.Name[:min(len(l.Name), quota.MaxLater)]...)
+}
+
+// Provisional implements quota.History.
+func (s *Store) Provisional(l quota.Later) (*quota.Record, error) {
+	if err := s.enter(); err != nil {
+		return nil, err
+	}
+	defer s.leave()
+	var r quota.Record
+	err := s.tables.get(laterKey(l), func(b []byte) error {
+		var rd recordReader
+		found, err := rd.read(b)
+		if err == nil {
+			r = *found
+		}
+		return err
+	})
+	if err != nil && !errors.Is(err, quota.ErrNotFound) {
+		return nil, fmt.Errorf("reading a provisional charge: %w", err)
+	}
+	return &r, err
+}
+
+// pruneLater drops the provisional records of calls admitted before the given
+// second.
+func (t *tables) pruneLater(before int64) error {
+	var c change
+	var rd recordReader
+	err := t.scan(tableLater, []byte{tableLater}, false, func(item *badger.Item) error {
+		return item.Value(func(b []byte) error {
+			if r, err := rd.read(b); err != nil || r.Opened/int64(time.Second) < before {
+				c.delete(item.KeyCopy(nil))
+			}
+			return nil
+		})
+	})
+	if err != nil || len(c) == 0 {
+		return err
+	}
+	return t.update(func(*meta) (change, error) { return c, nil })
 }
 
 // open calls fn for each reservation in the tables.

@@ -54,13 +54,9 @@ func appendRecord(b []byte, r *quota.Record) []byte {
 	case quota.RecordOpen:
 		return appendCall(b, r)
 	case quota.RecordSettle:
-		b = appendCall(b, r)
-		b = binary.AppendUvarint(b, r.ID)
-		// Times of admission lie close before the record's own. The difference
-		// may wrap around, and wraps back when it is added again.
-		b = binary.AppendVarint(b, r.Time-r.Opened)
-		b = binary.AppendVarint(b, r.Tick-r.OpenTick)
-		return appendOutcome(b, &r.Outcome)
+		return appendSettled(b, r)
+	case quota.RecordCorrect:
+		return appendOutcome(appendSettled(b, r), &r.Before)
 	case quota.RecordRefuse:
 		return appendCaller(b, r)
 	}
@@ -70,6 +66,16 @@ func appendRecord(b []byte, r *quota.Record) []byte {
 	b = binary.AppendVarint(b, r.Amount)
 	b = binary.AppendVarint(b, r.Period.Start)
 	return binary.AppendVarint(b, r.Period.End)
+}
+
+func appendSettled(b []byte, r *quota.Record) []byte {
+	b = appendCall(b, r)
+	b = binary.AppendUvarint(b, r.ID)
+	// Times of admission lie close before the record's own. The difference may
+	// wrap around, and wraps back when it is added again.
+	b = binary.AppendVarint(b, r.Time-r.Opened)
+	b = binary.AppendVarint(b, r.Tick-r.OpenTick)
+	return appendOutcome(b, &r.Outcome)
 }
 
 func appendCaller(b []byte, r *quota.Record) []byte {
@@ -101,9 +107,17 @@ func appendOutcome(b []byte, o *quota.Outcome) []byte {
 	if o.Failed {
 		flags |= 2
 	}
+	if o.Later != "" {
+		flags |= 4
+	}
 	b = append(b, flags)
 	for _, n := range [...]int64{o.Tokens.Input, o.Tokens.Cached, o.Tokens.CacheWrite, o.Tokens.Output, o.Tokens.Reasoning} {
 		b = binary.AppendVarint(b, n)
+	}
+	if o.Later != "" {
+		later := o.Later[:min(len(o.Later), quota.MaxLater)]
+		b = binary.AppendUvarint(b, uint64(len(later)))
+		b = append(b, later...)
 	}
 	return b
 }
@@ -134,11 +148,10 @@ func (d *recordReader) read(b []byte) (*quota.Record, error) {
 		r.ID = r.Seq
 		d.readCall(&c, r)
 	case quota.RecordSettle:
-		d.readCall(&c, r)
-		r.ID = c.uvarint()
-		r.Opened = r.Time - c.varint()
-		r.OpenTick = r.Tick - c.varint()
-		readOutcome(&c, &r.Outcome)
+		d.readSettled(&c, r)
+	case quota.RecordCorrect:
+		d.readSettled(&c, r)
+		readOutcome(&c, &r.Before)
 	case quota.RecordRefuse:
 		d.readCaller(&c, r)
 	case quota.RecordTurn, quota.RecordReset, quota.RecordGrant, quota.RecordSet:
@@ -178,12 +191,25 @@ func (d *recordReader) readCall(c *cursor, r *quota.Record) {
 	r.Reserved = c.varint()
 }
 
+func (d *recordReader) readSettled(c *cursor, r *quota.Record) {
+	d.readCall(c, r)
+	r.ID = c.uvarint()
+	r.Opened = r.Time - c.varint()
+	r.OpenTick = r.Tick - c.varint()
+	readOutcome(c, &r.Outcome)
+}
+
 func readOutcome(c *cursor, o *quota.Outcome) {
 	flags := c.byte()
 	o.Estimated, o.Failed = flags&1 != 0, flags&2 != 0
-	c.bad = c.bad || flags > 3
+	c.bad = c.bad || flags > 7
 	for _, n := range [...]*int64{&o.Tokens.Input, &o.Tokens.Cached, &o.Tokens.CacheWrite, &o.Tokens.Output, &o.Tokens.Reasoning} {
 		*n = c.varint()
+	}
+	if flags&4 != 0 {
+		later := c.bytes(c.uvarint())
+		o.Later = string(later)
+		c.bad = c.bad || len(later) == 0 || len(later) > quota.MaxLater
 	}
 }
 

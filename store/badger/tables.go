@@ -26,6 +26,7 @@ const (
 	tableConfigured = 'f' // ID of a living account of the configuration → ID
 	tableCounters   = 'c' // ID                                  → counters
 	tableOpen       = 'o' // Seq of the reservation              → record
+	tableLater      = 'l' // ID of the key, name                 → record
 	tableUsage      = 'u' // step, key, start, group, model      → totals
 	tableSums       = 'v' // step, start, group, model           → totals over the group's keys
 )

@@ -219,6 +219,9 @@ func (s *Store) Prune(before [len(quota.Steps)]int64) error {
 		return err
 	}
 	defer s.leave()
+	if err := s.tables.pruneLater(before[quota.StepQuarter]); err != nil {
+		return fmt.Errorf("pruning provisional charges: %w", err)
+	}
 	for _, step := range quota.Steps {
 		for _, prefix := range [...][]byte{{tableUsage, byte(step)}, {tableSums, byte(step)}} {
 			if err := s.tables.prune(prefix, before[step]); err != nil {

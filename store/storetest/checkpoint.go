@@ -11,6 +11,7 @@ func testCheckpoint(t *testing.T, open Opener) {
 	for name, test := range map[string]func(*testing.T, *store){
 		"Counters":     countersAreKept,
 		"Reservations": openReservationsAreKept,
+		"Provisional":  provisionalChargesAreKept,
 		"Once":         usageIsCountedOnce,
 		"Repeated":     repeatedCheckpointsCountOnce,
 		"Bounds":       checkpointsAreBounded,
@@ -50,6 +51,36 @@ func countersAreKept(t *testing.T, s *store) {
 		}
 		same(t, "through", uint64(0), s.through)
 	}
+}
+
+func provisionalChargesAreKept(t *testing.T, s *store) {
+	later := func(key quota.ID, name string, opened int64) quota.Record {
+		return quota.Record{
+			Kind: quota.RecordSettle, Seq: 7, ID: 3, Key: key, Opened: opened, Reserved: 500,
+			Shares:  []quota.Share{{Account: key, Quota: 2}},
+			Outcome: quota.Outcome{Tokens: quota.Tokens{Input: 500}, Estimated: true, Later: name},
+		}
+	}
+	first, other, old := later(2, "a", 1e18), later(4, "a", 1e18), later(2, "ab", 1e9)
+	ok(t, s.Checkpoint(&quota.Checkpoint{Provisional: []quota.Record{first, other, old}}))
+	ok(t, s.Checkpoint(&quota.Checkpoint{Corrected: []quota.Later{{Key: 4, Name: "a"}, {Key: 4, Name: "never"}}}))
+	s = s.crashed()
+	got, err := s.Provisional(quota.Later{Key: 2, Name: "a"})
+	ok(t, err)
+	same(t, "provisional record", first, *got)
+	_, err = s.Provisional(quota.Later{Key: 2, Name: "ab"})
+	ok(t, err)
+	for _, gone := range []quota.Later{{Key: 4, Name: "a"}, {Key: 2}, {Key: 2, Name: "abc"}} {
+		_, err := s.Provisional(gone)
+		is(t, err, quota.ErrNotFound)
+	}
+	var before [len(quota.Steps)]int64
+	before[quota.StepQuarter] = 2
+	ok(t, s.Prune(before))
+	_, err = s.Provisional(quota.Later{Key: 2, Name: "ab"})
+	is(t, err, quota.ErrNotFound)
+	_, err = s.Provisional(quota.Later{Key: 2, Name: "a"})
+	ok(t, err)
 }
 
 func openReservationsAreKept(t *testing.T, s *store) {

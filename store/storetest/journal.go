@@ -64,6 +64,9 @@ func extremes() []quota.Record {
 			Outcome: quota.Outcome{Tokens: usage, Estimated: true, Failed: true}},
 		{Kind: quota.RecordSettle, Time: 1, Opened: 2, Outcome: quota.Outcome{Failed: true}},
 		{Kind: quota.RecordSettle, Outcome: quota.Outcome{Estimated: true}},
+		{Kind: quota.RecordSettle, Key: 1, Outcome: quota.Outcome{Tokens: usage, Estimated: true, Later: "resp_1"}},
+		{Kind: quota.RecordCorrect, Time: 9, Opened: 3, ID: 4, Key: 1, Shares: shares, Reserved: 5,
+			Outcome: quota.Outcome{Tokens: usage, Later: strings.Repeat("x", quota.MaxLater)}, Before: quota.Outcome{Estimated: true, Later: "y"}},
 		{Kind: quota.RecordRefuse},
 		{Kind: quota.RecordRefuse, Time: -1, Key: 2, Group: 3, Model: "gpt-4o"},
 	}

@@ -45,6 +45,7 @@ func closedStoresSaySo(t *testing.T, s *store) {
 		"Put":         func() error { return s.Put([]*quota.Key{{ID: 2, Name: "x"}}, nil) },
 		"Checkpoint":  func() error { return s.Checkpoint(&quota.Checkpoint{Through: 1}) },
 		"Counters":    func() error { return s.Counters(2, &quota.Counters{}) },
+		"Provisional": func() error { _, err := s.Provisional(quota.Later{Key: 2, Name: "x"}); return err },
 		"Usage":       func() error { return s.Usage(quota.RowQuery{To: 1}, func(*quota.Row) error { return nil }) },
 		"Prune":       func() error { return s.Prune([len(quota.Steps)]int64{}) },
 		"Recover":     func() error { _, err := s.Recover(nil, nil); return err },
