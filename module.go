@@ -59,10 +59,11 @@ type App struct {
 	// API.
 	Keys []ledger.ConfigKey `json:"keys,omitempty"`
 
-	config *ledger.Config
-	store  Store
-	pool   string // where the ledger is in the pool of open ones
-	logger *zap.Logger
+	config  *ledger.Config
+	store   Store
+	pool    string // where the ledger is in the pool of open ones
+	options string // of the store, as they were configured
+	logger  *zap.Logger
 
 	// The ledger is needed by the app itself from Start to Cleanup, and by each
 	// of its requests: streams outlive Cleanup, and a request may come before
@@ -107,6 +108,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if a.StoreRaw == nil {
 		a.StoreRaw = json.RawMessage(`{"engine":"badger"}`)
 	}
+	a.options = string(a.StoreRaw) // which loading empties
 	guest, err := ctx.LoadModule(a, "StoreRaw")
 	if err != nil {
 		return fmt.Errorf("loading the store module: %w", err)
@@ -222,8 +224,8 @@ var (
 
 // book is an open ledger in the pool.
 type book struct {
-	keeper *ledger.Keeper
-	store  string // the options it was opened with
+	keeper  *ledger.Keeper
+	options string // of the store that it was opened with
 }
 
 // Destruct closes the ledger when the last configuration has let go of it.
@@ -240,7 +242,7 @@ func acquire(a *App) (*book, error) {
 		return nil, fmt.Errorf("opening the store: %w", err)
 	}
 	b := v.(*book)
-	if shared && b.store != string(a.StoreRaw) && !a.retired {
+	if shared && b.options != a.options && !a.retired {
 		a.logger.Warn("changed options of an open store take effect at the next restart", zap.String("location", a.pool))
 	}
 	return b, nil
@@ -265,7 +267,7 @@ func openBook(a *App) (_ caddy.Destructor, err error) {
 		return nil, errors.Join(err, st.Close())
 	}
 	admin.Watch(l)
-	return &book{ledger.Keep(l, a.store.SyncEvery()), string(a.StoreRaw)}, nil
+	return &book{ledger.Keep(l, a.store.SyncEvery()), a.options}, nil
 }
 
 func release(location string) {
