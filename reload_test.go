@@ -80,6 +80,28 @@ func TestReloadRemovesAndRestoresKey(t *testing.T) {
 	}
 }
 
+// The directory alone says which store it is: with other options it is shared
+// too, and goes on with those it was opened with.
+func TestReloadChangesStoreOptions(t *testing.T) {
+	up := upstream(t, completes)
+	g := startGate(t, keyK(), proxy(up))
+	g.chat().ok(200)
+	before := g.ledger()
+	takeLogs()
+	text := strings.Replace(g.caddyfile(keyK(), proxy(up)), g.dir+"\n", g.dir+"/../store/ {\nsync_interval 5s\n}\ntime_zone Europe/Berlin\n", 1)
+	if err := g.loadText(text); err != nil {
+		t.Fatal(err)
+	}
+	if g.ledger() != before || before.Zone() != "Europe/Berlin" {
+		t.Errorf("the store was opened again, or the zone is still %s", before.Zone())
+	}
+	if !strings.Contains(seenLogs(), "changed options of an open store take effect at the next restart") {
+		t.Errorf("no warning in %s", seenLogs())
+	}
+	g.chat().ok(200)
+	g.wants(used{requests: 2, input: 22, output: 14})
+}
+
 // A key made through the API keeps its ID and history when the configuration
 // takes its name.
 func TestReloadTakesOverKeyOfAPI(t *testing.T) {
