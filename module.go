@@ -105,6 +105,11 @@ func (*App) CaddyModule() caddy.ModuleInfo {
 // runs it beside a running server.
 func (a *App) Provision(ctx caddy.Context) error {
 	a.logger = ctx.Logger()
+	// First, since the admin endpoint shows the metrics of the configuration
+	// that was tried last, also when that has failed.
+	if err := admin.RegisterMetrics(ctx.GetMetricsRegistry()); err != nil {
+		return err
+	}
 	if a.StoreRaw == nil {
 		a.StoreRaw = json.RawMessage(`{"engine":"badger"}`)
 	}
@@ -121,10 +126,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 		Zone: a.TimeZone, Groups: a.Groups, Keys: a.Keys,
 		Retention: [...]time.Duration{time.Duration(a.Retention.Minute), time.Duration(a.Retention.Hour), time.Duration(a.Retention.Day)},
 	}.Resolve(func(s string) (string, error) { return caddy.NewReplacer().ReplaceOrErr(s, true, true) })
-	if err != nil {
-		return err
-	}
-	return admin.RegisterMetrics(ctx.GetMetricsRegistry())
+	return err
 }
 
 // Start opens the store, unless a request or an earlier configuration has, and
