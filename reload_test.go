@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -249,5 +250,70 @@ func TestReloadWithStreamInFlight(t *testing.T) {
 				t.Errorf("used %d, want 18", n)
 			}
 		})
+	}
+}
+
+// A store that a late stream lets go is being closed while a reload wants it
+// back: the one waits for the other.
+func TestReloadBackWhileReleased(t *testing.T) {
+	var goOn chan struct{}
+	up := upstream(t, func(w http.ResponseWriter, r *http.Request) {
+		events(w, chunk("one"))
+		select {
+		case <-goOn:
+		case <-r.Context().Done():
+		}
+		say(w, lastChunks(usageChunk(11, 7)))
+	})
+	g := newGate(t)
+	first, second := g.dir, filepath.Join(t.TempDir(), "second")
+	const times = 8
+	for range times {
+		g.dir, goOn = first, make(chan struct{})
+		g.load(keyK(), proxy(up))
+		resp, err := g.client.Do(g.request("POST", "/v1/chat/completions", streamBody))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(resp.Body, make([]byte, 20)); err != nil {
+			t.Fatal(err)
+		}
+		g.dir = second
+		g.load(keyK(), proxy(up))
+		g.dir = first
+		close(goOn)
+		g.load(keyK(), proxy(up))
+		if _, err := io.ReadAll(resp.Body); err != nil {
+			t.Error(err)
+		}
+		resp.Body.Close()
+	}
+	g.released(second)
+	g.wants(used{requests: times, input: 11 * times, output: 7 * times})
+}
+
+// Caddy makes a registry of metrics for each configuration; counts go on.
+func TestReloadKeepsMetrics(t *testing.T) {
+	up := upstream(t, completes)
+	count := func(g *gate) (n int) {
+		for line := range strings.Lines(g.api("GET", "/metrics", "").ok(200).body) {
+			if rest, ok := strings.CutPrefix(line, `caddy_llm_quota_requests_total{decision="admitted",dialect="openai",group="counted",reason=""} `); ok {
+				n, _ = strconv.Atoi(strings.TrimSpace(rest))
+			}
+		}
+		return n
+	}
+	options := "group counted {\n}\n" + keyK("group counted")
+	g := startGate(t, options, proxy(up))
+	before := count(g) // the process may have counted before
+	g.chat().ok(200)
+	g.load(options, proxy(up))
+	g.chat().ok(200)
+	if err := g.tryLoad(options+"time_zone Nowhere/City\n", proxy(up)); err == nil {
+		t.Error("a bad zone was taken")
+	}
+	g.chat().ok(200)
+	if n := count(g); n != before+3 {
+		t.Errorf("%d requests are counted, want %d", n, before+3)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -118,11 +119,19 @@ func TestStoreThatPanics(t *testing.T) {
 	}
 }
 
-// Apps start in no fixed order: a request may come before the app was started.
-func TestRequestBeforeStart(t *testing.T) {
+// Apps start in no fixed order: requests may come before the app was started,
+// several at once.
+func TestRequestsBeforeStart(t *testing.T) {
 	g := newGate(t)
 	b := newBench(t, g.dir, `{"name":"k","secret":"`+secret+`"}`, `{}`)
-	b.serve(g.request("POST", "/v1/chat/completions", chatBody), answers(200, answer(11, 7))).ok(200)
+	call := func() {
+		b.serve(g.request("POST", "/v1/chat/completions", chatBody), answers(200, answer(11, 7))).ok(200)
+	}
+	var callers sync.WaitGroup
+	for range 8 {
+		callers.Go(call)
+	}
+	callers.Wait()
 	l, err := b.app.Ledger()
 	if err != nil {
 		t.Fatal(err)
@@ -133,9 +142,27 @@ func TestRequestBeforeStart(t *testing.T) {
 	if again, err := b.app.Ledger(); again != l || err != nil {
 		t.Errorf("Start opened the ledger again: %v", err)
 	}
-	b.serve(g.request("POST", "/v1/chat/completions", chatBody), answers(200, answer(11, 7))).ok(200)
+	call()
 	if refs, _ := books.References(g.dir); refs != 1 {
 		t.Errorf("%d references to the store, want 1", refs)
+	}
+}
+
+// A request that was on its way to the gate when its configuration ended still
+// finds the ledger, and lets it go again.
+func TestRequestAfterCleanup(t *testing.T) {
+	g := newGate(t)
+	b := newBench(t, g.dir, `{"name":"k","secret":"`+secret+`"}`, `{}`)
+	if err := b.app.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // to end twice is to end once
+		if err := b.app.Cleanup(); err != nil {
+			t.Fatal(err)
+		}
+		g.released(g.dir)
+		b.serve(g.request("POST", "/v1/chat/completions", chatBody), answers(200, answer(11, 7))).ok(200)
+		g.released(g.dir)
 	}
 }
 
