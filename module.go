@@ -494,7 +494,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}()
 	end.Err = next.ServeHTTP(answer, r)
 	end.Panicked, end.ClientGone = false, r.Context().Err() != nil
-	answer.Finish()
+	if err := answer.Finish(); end.Err == nil {
+		end.Err = err
+	}
 	return end.Err
 }
 

@@ -66,7 +66,7 @@ func TestCreateKeyRefusals(t *testing.T) {
 		`{"name":1}`:                           "name is not a string",
 		`{"name":"a/b"}`:                       "without /",
 		`{"name":"a\u0007"}`:                   "printable",
-		`{"name":"x","nmae":"y"}`:              "nmae",
+		`{"name":"x","naam":"y"}`:              "naam",
 		`{"name":"x","Name":"y"}`:              "Name",
 		`{"name":"x","id":"key_1"}`:            "id cannot be set",
 		`{"name":"x","state":{}}`:              "state cannot be set",

@@ -52,8 +52,8 @@ type Refusal struct {
 	ResetsAt time.Time
 }
 
-// Error says what refused, in one line, without secrets.
-func (r *Refusal) Error() string {
+// String says what refused, in one line, without secrets.
+func (r *Refusal) String() string {
 	if r.Limit == "" {
 		return string(r.Reason)
 	}

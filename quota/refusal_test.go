@@ -29,8 +29,7 @@ func TestARefusalSaysWhatRefused(t *testing.T) {
 			`insufficient_quota: quota of group "R&D \"x\"\n": limit 1, used 2, reserved 0, requested 3`,
 		},
 	} {
-		var err error = &tt.refusal
-		if got := err.Error(); got != tt.want || strings.ContainsAny(got, "\n\r") {
+		if got := tt.refusal.String(); got != tt.want || strings.ContainsAny(got, "\n\r") {
 			t.Errorf("the error is %q, want %q", got, tt.want)
 		}
 	}
