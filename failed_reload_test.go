@@ -2,6 +2,7 @@ package llmquota
 
 import (
 	"net"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -26,11 +27,13 @@ func TestFailedReload(t *testing.T) {
 	cases := []struct {
 		name, options, site, wrong string
 		times                      int
+		move                       bool // to another store
 	}{
 		// Apps start in random order: often enough for both orders.
-		{"listener", keyK("quota 1 daily", "group extra") + added, good + "}\nhttp://" + occupied.Addr().String() + " {\nrespond hi\n", "address already in use", 8},
-		{"provision", keyK("quota 1 daily") + added + "time_zone Nowhere/City\n", good, "Nowhere/City", 1},
-		{"site", keyK("quota 1 daily") + added, proxy(up, "self_service nowhere"), "self_service", 1},
+		{"listener", keyK("quota 1 daily", "group extra") + added, good + "}\nhttp://" + occupied.Addr().String() + " {\nrespond hi\n", "address already in use", 8, false},
+		{"listener, with another store", keyK("quota 1 daily", "group extra") + added, good + "}\nhttp://" + occupied.Addr().String() + " {\nrespond hi\n", "address already in use", 8, true},
+		{"provision", keyK("quota 1 daily") + added + "time_zone Nowhere/City\n", good, "Nowhere/City", 1, false},
+		{"site", keyK("quota 1 daily") + added, proxy(up, "self_service nowhere"), "self_service", 1, false},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -38,7 +41,15 @@ func TestFailedReload(t *testing.T) {
 			g.chat().ok(200)
 			app, key := g.app(), g.key("k")
 			for range c.times {
+				dir := g.dir
+				if c.move {
+					g.dir = filepath.Join(t.TempDir(), "other")
+				}
 				err := g.tryLoad(c.options, c.site)
+				if c.move {
+					g.released(g.dir)
+				}
+				g.dir = dir
 				if err == nil || !strings.Contains(err.Error(), c.wrong) {
 					t.Fatalf("the load ended with: %v", err)
 				}
@@ -56,8 +67,10 @@ func TestFailedReload(t *testing.T) {
 					t.Fatalf("the key is %+v, it was %+v", k, key)
 				}
 			}
-			if refs, _ := books.References(g.dir); refs != 1 {
-				t.Errorf("%d references to the store, want 1", refs)
+			open := 0
+			books.Range(func(_, _ any) bool { open++; return true })
+			if refs, _ := books.References(g.dir); refs != 1 || open != 1 {
+				t.Errorf("%d stores are open, with %d references to this one", open, refs)
 			}
 			if n := int64(c.times + 1); g.totals().requests != n || g.key("k").State.Quota.Used != 18*n {
 				t.Errorf("used %+v, state %+v, after %d calls", g.totals(), g.key("k").State.Quota, n)
