@@ -164,6 +164,42 @@ func TestExampleWorks(t *testing.T) {
 	works(t, string(b))
 }
 
+// The example runs as it is: its demo key has 300 tokens a day, of which each
+// call uses 50, streamed or not.
+func TestExampleServes(t *testing.T) {
+	b, err := os.ReadFile("Caddyfile.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := newGate(t)
+	standIn := freeAddr(t)
+	text := strings.NewReplacer(
+		"admin localhost:2019", "admin "+strings.TrimPrefix(g.admin, "http://")+"\n\tpersist_config off",
+		"http://localhost:8080", g.url, "http://localhost:8081", "http://"+standIn, "localhost:8081", standIn,
+		"store badger", "store badger "+g.dir,
+	).Replace(string(b))
+	if err := g.loadText(text); err != nil {
+		t.Fatal(err)
+	}
+	demo := []string{"Authorization", "Bearer lq-demo-key-for-local-use"}
+	call := func(stream string) *reply {
+		return g.do("POST", "/v1/chat/completions", `{"model":"demo-small","messages":[{"role":"user","content":"Hi"}]`+stream+`}`, demo...)
+	}
+	for range 3 {
+		if r := call("").ok(200); !strings.Contains(r.body, "Hello from the demo.") || r.header.Get("X-Llm-Quota-Remaining") == "" {
+			t.Errorf("the demo answers %v %s", r.header, r.body)
+		}
+		g.usage("")
+		if r := call(`,"stream":true`).ok(200); !strings.HasSuffix(r.body, "data: [DONE]\n\n") || strings.Contains(r.body, "prompt_tokens") {
+			t.Errorf("the demo streams %s", r.body)
+		}
+		g.usage("")
+	}
+	call("").refused(429, "insufficient_quota")
+	g.wants(used{requests: 6, refused: 1, input: 120, output: 180})
+	g.do("GET", "/llm_quota/me", "", demo...).ok(200)
+}
+
 var caddyfileBlock = regexp.MustCompile("(?ms)^```caddyfile\n(.*?)^```$")
 
 // What the README shows can be copied.
