@@ -69,7 +69,7 @@ func TestExample(t *testing.T) {
 }
 
 // TestReadme runs the commands that README.md shows, in their order, against
-// the example: those that follow a "$ curl" in a block of sh.
+// the example: each curl in a block of sh, with the variables set before it.
 func TestReadme(t *testing.T) {
 	readme, err := os.ReadFile("../README.md")
 	if errors.Is(err, os.ErrNotExist) {
@@ -85,43 +85,55 @@ func TestReadme(t *testing.T) {
 	}
 	x := startExample(t)
 	for _, command := range commands {
-		sh := exec.CommandContext(t.Context(), "sh", "-c", x.ports.Replace(command))
+		sh := exec.CommandContext(t.Context(), "sh", "-c", strictCurl+x.ports.Replace(command))
 		out, err := sh.CombinedOutput()
 		if err != nil || len(bytes.TrimSpace(out)) == 0 {
 			t.Errorf("%s\n%v\n%s", command, err, out)
 		}
 		t.Logf("%s\n%s", command, out)
 	}
-	if u := x.usage(""); u.Totals.Requests == 0 || u.Totals.Failed != 0 {
+	x.settled()
+	if u := x.usage(""); u.Totals.Requests == 0 || u.Totals.Failed != 0 || u.Totals.Refused != 0 {
 		t.Errorf("after README's commands the usage is %+v", u.Totals)
 	}
 }
 
-var shellBlock = regexp.MustCompile("(?ms)^```(?:sh|bash|console|shell)\n(.*?)^```")
+// strictCurl makes curl fail where a call is refused.
+const strictCurl = `curl() { command curl -sS --fail-with-body --max-time 20 "$@"; }
+`
 
-// curlCommands returns the commands of a document that begin with "$ curl",
-// with the lines that continue them.
+var (
+	shellBlock = regexp.MustCompile("(?ms)^```sh\n(.*?)^```")
+	assignment = regexp.MustCompile(`^[A-Z_]+=`)
+)
+
+// curlCommands returns each curl that a document shows in a block of sh, after
+// the assignments that precede it in the block. A "$ " before a command marks
+// it as one among the lines that it prints.
 func curlCommands(document string) (commands []string) {
 	for _, block := range shellBlock.FindAllStringSubmatch(document, -1) {
+		set := ""
 		lines := strings.Split(block[1], "\n")
 		for i := 0; i < len(lines); i++ {
-			command, ok := strings.CutPrefix(lines[i], "$ ")
-			if !ok || !strings.HasPrefix(command, "curl") {
-				continue
-			}
+			command := strings.TrimPrefix(lines[i], "$ ")
 			for strings.HasSuffix(command, "\\") && i+1 < len(lines) {
 				i++
-				command += "\n" + strings.TrimPrefix(lines[i], "> ")
+				command += "\n" + lines[i]
 			}
-			commands = append(commands, command)
+			switch {
+			case assignment.MatchString(command):
+				set += command + "\n"
+			case strings.HasPrefix(command, "curl "):
+				commands = append(commands, set+command)
+			}
 		}
 	}
 	return commands
 }
 
 func TestCurlCommands(t *testing.T) {
-	got := curlCommands("```sh\n$ curl a \\\n    -d b\nanswer\n$ make run\n```\n\n```json\n$ curl no\n```\n```sh\n$ curl c | jq\n```\n")
-	if want := []string{"curl a \\\n    -d b", "curl c | jq"}; strings.Join(got, "|") != strings.Join(want, "|") {
+	got := curlCommands("```sh\n$ curl a \\\n    -d b\nanswer\n$ make run\n```\n\n```json\ncurl no\n```\n```sh\n# set\nKEY=x\ncurl c $KEY | jq\n```\n")
+	if want := []string{"curl a \\\n    -d b", "KEY=x\ncurl c $KEY | jq"}; strings.Join(got, "|") != strings.Join(want, "|") {
 		t.Errorf("found %q, want %q", got, want)
 	}
 }
