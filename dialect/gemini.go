@@ -113,15 +113,17 @@ func googleAction(t *target) (model, action string) {
 // not; nil if it is none, or one of the OpenAI-compatible ones.
 func googleDialect(t *target) Dialect {
 	in := func(s string) bool { return strings.Contains(t.low, s) }
+	var d Dialect
 	switch {
-	case in("/openai/"), in("/endpoints/openapi/"):
-		return nil
-	case in("/projects/") && in("/locations/"), in("/publishers/google/"), in("/v1beta1/"):
-		return vertex
 	case in("/v1beta/"), in("/v1alpha/"):
-		return gemini
+		d = gemini
+	case in("/v1beta1/"), in("/publishers/google/"), in("/projects/") && in("/locations/"):
+		d = vertex
 	}
-	return nil
+	if d != nil && (in("/openai/") || in("/endpoints/openapi/")) {
+		return nil
+	}
+	return d
 }
 
 // What only Google's usage objects have stands where it is only Anthropic's
@@ -231,8 +233,8 @@ func interactionUsage(path string) []rule {
 }
 
 // foldGemini takes up a chunk, an event or a whole answer. Every chunk of a
-// stream reports the usage so far, so that only what comes with the end, or
-// after it, is that of the whole answer.
+// stream reports the usage so far, so that of a stream that breaks off only
+// what came with its end, or after it, is the last word.
 func foldGemini(m *meter, event []byte) {
 	sc := &m.sc
 	plain, tools := sc.text[textPlain], sc.text[textTools]
@@ -248,7 +250,7 @@ func foldGemini(m *meter, event []byte) {
 		last := m.finished() || typ == "interaction.completed"
 		m.complete = last || m.complete && plain+tools == 0
 		if used {
-			m.final = m.complete
+			m.final, m.soFar = m.complete, true
 		}
 	}
 	m.delivered(plain, tools)

@@ -88,6 +88,7 @@ type meter struct {
 	usage    numbers
 	seen     bool  // usage was reported
 	final    bool  // the usage reported is that of the whole answer
+	soFar    bool  // it is that of the answer so far, wherever it stops
 	failed   bool  // the answer reports an error
 	complete bool  // the answer came to its proper end
 	cut      bool  // the answer is a document that lacks its end

@@ -47,7 +47,7 @@ func (w *Writer) Outcome(end End) quota.Outcome {
 	if m.seen {
 		t, ok := c.wire.tokens(&m.usage, c.Kind)
 		switch {
-		case ok && m.final:
+		case ok && (m.final || m.soFar && !out.Failed):
 			out.Tokens = t
 			return out
 		case ok: // the beginning of the answer told the input, its end never came
