@@ -21,7 +21,7 @@ import (
 )
 
 // panickingStore is a store whose Open panics, as Badger does over damage.
-type panickingStore struct{ where string }
+type panickingStore struct{}
 
 func (panickingStore) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "llm_quota.stores.panics", New: func() caddy.Module { return new(panickingStore) }}
