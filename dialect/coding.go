@@ -27,10 +27,10 @@ const (
 	maxPlain = 256 << 20
 	// maxRatio is how many times as long as its coded bytes an answer may get,
 	// once it has passed freePlain. Text gets 3 to 10 times as long, streams
-	// that repeat themselves in every event 20 to 60 times; bombs, 1,000 times
+	// that repeat themselves in every event up to 60 times; bombs, 1,000 times
 	// with gzip and 9,000 times with zstd.
 	maxRatio  = 200
-	freePlain = 1 << 20
+	freePlain = 8 << 20
 )
 
 // requestDecoder returns the request's body as plain bytes, and whether it was
