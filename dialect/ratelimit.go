@@ -19,8 +19,8 @@ const tokenUnit = "llm-quota-tokens"
 // SetRateLimit sets RateLimit-Policy and RateLimit as of
 // draft-ietf-httpapi-ratelimit-headers-10, whatever the dialect: the limits
 // that [SetRates] tells, after this call's own reservation. They are lists of
-// structured fields, one item a limit: in the first q is the limit and qu its
-// unit if that is not requests, in the second r is what is left and t the
+// structured fields, one item a limit: in the first q is the limit, qu its unit
+// if that is not requests, and w its window in seconds if it has one; in the second r is what is left and t the
 // seconds until all of it is free again. Where there is no limit, the
 // provider's own headers stay; where there is one, they go, for both have to
 // speak of the same limits.
@@ -51,6 +51,9 @@ func appendRate(policy, state []byte, name, unit string, rate *quota.Rate, now t
 	policy = item(policy, "q", rate.Limit)
 	if unit != "" {
 		policy = append(append(append(policy, `;qu="`...), unit...), '"')
+	}
+	if rate.Window > 0 {
+		policy = parameter(policy, "w", int64(rate.Window/time.Second))
 	}
 	state = item(state, "r", rate.Remaining)
 	if !rate.Reset.IsZero() {

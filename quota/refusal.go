@@ -67,6 +67,8 @@ type Rate struct {
 	Remaining int64 // never negative
 	// Reset is when the limit is full again; zero: never by itself.
 	Reset time.Time
+	// Window is the span that the limit is for; zero: a calendar period.
+	Window time.Duration
 }
 
 // Rates are what the headers of an answer say: of the requests and the tokens

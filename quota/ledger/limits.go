@@ -180,7 +180,11 @@ func (t *tightest) rate(now time.Time, tick int64) (quota.Rate, bool) {
 	if t.account == nil {
 		return quota.Rate{}, false
 	}
-	return quota.Rate{Limit: t.max, Remaining: t.left, Reset: t.account.resetsAt(t.kind, now, tick)}, true
+	r := quota.Rate{Limit: t.max, Remaining: t.left, Reset: t.account.resetsAt(t.kind, now, tick)}
+	if t.kind == requestsPerMinute || t.kind == tokensPerMinute {
+		r.Window = time.Minute
+	}
+	return r, true
 }
 
 // turn begins the periods of a that hold now, if the ones it has are over. A
