@@ -486,6 +486,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	})
 	end := dialect.End{Panicked: true}
 	defer func() { // reverse_proxy panics when a stream breaks; the panic goes on
+		end.ClientGone = r.Context().Err() != nil
 		o := answer.Outcome(end)
 		if err := books.Settle(time.Now(), reservation, o); err != nil {
 			h.app.logger.Error("settling a call", zap.Error(err))
@@ -493,7 +494,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		trace.Settled(books.Model(call.Model, !o.Failed), o.Tokens)
 	}()
 	end.Err = next.ServeHTTP(answer, r)
-	end.Panicked, end.ClientGone = false, r.Context().Err() != nil
+	end.Panicked = false
 	if err := answer.Finish(); end.Err == nil {
 		end.Err = err
 	}

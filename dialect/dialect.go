@@ -129,8 +129,8 @@ var families = []func(t *target) (e endpoint, ok bool){
 	openaiEndpoint,
 }
 
-// find returns what is known of a request by its path and headers alone.
-func find(r *http.Request) (e endpoint, known bool) {
+// look finds out what is known of a request by its path and headers alone.
+func look(r *http.Request) (e endpoint, known bool) {
 	t := newTarget(r)
 	if !strings.ContainsAny(t.path, oddInPath) {
 		for _, claim := range families {

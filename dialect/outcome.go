@@ -80,7 +80,7 @@ func (w *Writer) broken(end End) bool {
 	case w.status == 0, w.status >= 400, m.failed, m.cut:
 		return true
 	}
-	if m.complete && !end.Panicked {
+	if m.complete && (!end.Panicked || end.ClientGone) {
 		return false // what happened after the last byte that matters
 	}
 	return end.Panicked || end.Err != nil || end.ClientGone

@@ -92,15 +92,15 @@ func (l *Ledger) ByName(now time.Time, name string) (*Account, error) {
 // Authenticate returns the key that secret opens, or quota.ErrNotFound. An
 // unknown secret leaves nothing behind in memory.
 func (l *Ledger) Authenticate(now time.Time, secret string) (*Account, error) {
-	if quota.Mistyped(secret) {
-		return nil, quota.ErrNotFound
-	}
 	h := quota.HashSecret(l.store.HashKey(), secret)
 	if in, ok := l.secrets.get(short(h)); ok {
 		if in.until != 0 && now.UnixNano() >= in.until {
 			return nil, quota.ErrNotFound
 		}
 		return in.account, nil
+	}
+	if quota.Mistyped(secret) {
+		return nil, quota.ErrNotFound
 	}
 	l.directory.RLock()
 	defer l.directory.RUnlock()

@@ -4,7 +4,7 @@
 // Memory is the authority and the store the journal: admission and settlement
 // touch memory alone and append a line to the journal, which is written (not
 // synced) before they return, so that it survives the death of the process.
-// Checkpoint, called about once a second, moves the journal into tables. At
+// Checkpoint, called every few seconds, moves the journal into tables. At
 // start the tables are read lazily and what the journal has beyond them is
 // applied again, once.
 //
@@ -56,11 +56,12 @@ type Ledger struct {
 	provisional map[quota.Later]*quota.Record
 	corrected   map[quota.Later]bool
 
-	checkpointMu sync.Mutex
-	waiting      []quota.Checkpoint // made, not yet written
-	lastSweep    int64              // tick
-	lastPrune    int64              // Unix seconds
-	retention    [len(quota.Steps)]time.Duration
+	checkpointMu   sync.Mutex
+	waiting        []quota.Checkpoint // made, not yet written
+	lastCheckpoint int64              // tick
+	lastSweep      int64              // tick
+	lastPrune      int64              // Unix seconds
+	retention      [len(quota.Steps)]time.Duration
 }
 
 // login is what a secret opens, and until when (Unix nanoseconds; 0: no end).
