@@ -121,3 +121,27 @@ func BenchmarkSetRates(b *testing.B) {
 }
 
 var _ io.ReadCloser = (*rewinder)(nil)
+
+func BenchmarkMeterEvents(b *testing.B) {
+	c := &Call{Dialect: bedrock, Kind: Generate, wire: &bedrockWire}
+	for name, body := range map[string]string{
+		"converse": strings.Repeat(event("contentBlockDelta", `{"contentBlockIndex":0,"delta":{"text":" word"},"p":"abcdefghijklmnop"}`), 50) + converseStream(),
+		"chunks":   strings.Repeat(chunk(`{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":" word"}}`), 50) + chunkStream(),
+	} {
+		b.Run(name, func(b *testing.B) {
+			answer := []byte(body)
+			b.ReportAllocs()
+			b.SetBytes(int64(len(answer)))
+			for b.Loop() {
+				w := NewWriter(&discard{http.Header{}}, c, nil)
+				for p := range chunksOf(answer, 200) {
+					w.Write(p)
+				}
+				w.Finish()
+				if w.Outcome(End{}).Tokens.Output != 20 {
+					b.Fatal("wrong charge")
+				}
+			}
+		})
+	}
+}

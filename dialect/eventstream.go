@@ -65,12 +65,7 @@ type frameName struct {
 	n uint8
 }
 
-func (f *frameName) add(c byte) {
-	if int(f.n) < len(f.b) {
-		f.b[f.n] = c
-		f.n++
-	}
-}
+func (f *frameName) add(p []byte) { f.n += uint8(copy(f.b[f.n:], p)) }
 
 func (f *frameName) bytes() []byte { return f.b[:f.n] }
 
@@ -106,9 +101,10 @@ func (r *eventReader) feed(p []byte) (n int, ok bool) {
 			rest = upTo(rest, r.headers)
 			n, r.headers = n+len(rest), r.headers-uint32(len(rest))
 			r.crc = crc32.Update(r.crc, crc32.IEEETable, rest)
-			for _, c := range rest {
-				if !r.header(c) {
-					return n, false
+			for len(rest) > 0 {
+				k, ok := r.header(rest)
+				if rest = rest[k:]; !ok {
+					return n - len(rest), false
 				}
 			}
 			if r.headers == 0 && r.part != headerNameLen {
@@ -164,7 +160,7 @@ func (r *eventReader) advance() {
 		r.state = eventPayload
 		if r.wrapped = string(r.event.bytes()) == "chunk"; r.wrapped {
 			r.outer.reset()
-			r.inner = base64Reader{}
+			r.inner.n, r.inner.ended, r.inner.bad = 0, false, false
 		}
 	}
 	if r.state == eventPayload && r.payload == 0 {
@@ -172,21 +168,24 @@ func (r *eventReader) advance() {
 	}
 }
 
-// header reads the next byte of the headers.
-func (r *eventReader) header(c byte) bool {
+// header reads on in the headers and returns how far it came.
+func (r *eventReader) header(p []byte) (n int, ok bool) {
+	c := p[0]
 	switch r.part {
 	case headerNameLen:
 		r.left, r.name.n, r.value.n = int(c), 0, 0
 		r.part = headerName
-		return c > 0
+		return 1, c > 0
 	case headerName:
-		r.name.add(c)
-		if r.left--; r.left == 0 {
+		n = min(r.left, len(p))
+		r.name.add(p[:n])
+		if r.left -= n; r.left == 0 {
 			r.part = headerType
 		}
+		return n, true
 	case headerType:
 		if int(c) >= len(headerSizes) {
-			return false
+			return 1, false
 		}
 		r.left = headerSizes[c]
 		if r.part = headerValue; r.left < 0 {
@@ -202,12 +201,14 @@ func (r *eventReader) header(c byte) bool {
 			r.headerEnd()
 		}
 	case headerValue:
-		r.value.add(c)
-		if r.left--; r.left == 0 {
+		n = min(r.left, len(p))
+		r.value.add(p[:n])
+		if r.left -= n; r.left == 0 {
 			r.headerEnd()
 		}
+		return n, true
 	}
-	return true
+	return 1, true
 }
 
 // headerSizes are the lengths of values by their type: true, false, the
@@ -258,6 +259,7 @@ type base64Reader struct {
 	n     uint8
 	ended bool // there was padding: nothing may follow
 	bad   bool
+	buf   [576]byte // what is handed on
 }
 
 func (d *base64Reader) feed(p []byte, to sink) {
@@ -291,15 +293,14 @@ func (d *base64Reader) feed(p []byte, to sink) {
 
 // decode hands on what p, whole groups of four, stands for.
 func (d *base64Reader) decode(p []byte, to sink) {
-	var buf [768]byte
 	for len(p) > 0 && !d.bad {
-		k := min(len(p), len(buf)/3*4)
-		n, err := base64.StdEncoding.Decode(buf[:], p[:k])
+		k := min(len(p), len(d.buf)/3*4)
+		n, err := base64.StdEncoding.Decode(d.buf[:], p[:k])
 		if d.bad = err != nil || d.ended || bytes.ContainsAny(p[:k], "\r\n"); d.bad {
 			return
 		}
 		d.ended = n < k/4*3
-		to.data(buf[:n])
+		to.data(d.buf[:n])
 		p = p[k:]
 	}
 }

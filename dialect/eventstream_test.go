@@ -27,6 +27,10 @@ func frame(payload string, headers ...string) string {
 	return string(binary.BigEndian.AppendUint32(b, crc32.ChecksumIEEE(b)))
 }
 
+func crcOf(s string) string {
+	return string(binary.BigEndian.AppendUint32(nil, crc32.ChecksumIEEE([]byte(s))))
+}
+
 func event(name, payload string) string {
 	return frame(payload, ":event-type", name, ":content-type", "application/json", ":message-type", "event")
 }
