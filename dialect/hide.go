@@ -35,28 +35,32 @@ func (w *Writer) writeFiltered(p []byte) (int, error) {
 func (w *Writer) sift(p []byte) []byte {
 	f, m := w.filter, &w.meter
 	s := sieve{filter: f, p: p}
+	blank := 0
 	if m.framing == framingUnknown {
-		m.sniff(p)
+		blank = m.sniff(p)
 	}
 	if m.framing != framingSSE { // white space so far, or an answer that is no stream
 		f.off = m.framing != framingUnknown
-		w.observe(p)
+		w.observe(p[blank:])
 		return p
 	}
-	if !w.siftEvents(&s) {
+	if !w.siftEvents(&s, blank) {
 		f.off = true
 		s.emit(len(p))
 	}
 	return s.result()
 }
 
-// siftEvents goes through the events of s.p. It returns false if the meter
-// panicked.
-func (w *Writer) siftEvents(s *sieve) (ok bool) {
+// siftEvents goes through the events of s.p, which begin behind blank bytes. It
+// returns false if the meter panicked.
+func (w *Writer) siftEvents(s *sieve, blank int) (ok bool) {
 	defer w.giveUp()
 	f, m := w.filter, &w.meter
 	m.bytes += int64(len(s.p))
-	for at := 0; at < len(s.p); {
+	if blank > 0 {
+		s.emit(blank)
+	}
+	for at := blank; at < len(s.p); {
 		if f.between && m.sse.skipLF && s.p[at] == '\n' { // the second half of the CRLF that ended the event before
 			m.sse.skipLF = false
 			if at++; f.dropped {

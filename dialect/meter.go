@@ -131,9 +131,10 @@ func (m *meter) init(w *wire, contentType string) {
 }
 
 // sniff finds out from the first byte that is not white space how the answer
-// is framed; the declared type is wrong too often.
-func (m *meter) sniff(p []byte) {
-	for _, c := range p {
+// is framed; the declared type is wrong too often. It returns how many bytes of
+// white space stand before that one: they are no part of any framing.
+func (m *meter) sniff(p []byte) (blank int) {
+	for i, c := range p {
 		switch c {
 		case ' ', '\t', '\r', '\n':
 			continue
@@ -147,8 +148,9 @@ func (m *meter) sniff(p []byte) {
 		default:
 			m.framing, m.inEvent = framingSSE, true
 		}
-		return
+		return i
 	}
+	return len(p)
 }
 
 // feed reads the next piece of the answer's plain body.
@@ -158,7 +160,7 @@ func (m *meter) feed(p []byte) {
 		m.unread += int64(len(p))
 	}
 	if m.framing == framingUnknown {
-		m.sniff(p)
+		p = p[m.sniff(p):]
 	}
 	switch m.framing {
 	case framingJSON:

@@ -164,6 +164,8 @@ func FuzzChunking(f *testing.F) {
 	f.Add(`{"a":[1,{"b":"c\\\""}],"usage":{"prompt_tokens":1.5,"completion_tokens":"x"}}`, uint16(1), false)
 	f.Add(sse(anthropicStart, `{"type":"message_delta","usage":{"output_tokens":40}}`), uint16(9), false)
 	f.Add(`[{"usage":{}} ,`, uint16(2), true)
+	f.Add(" \x00\x0100000hhhh", uint16(0), true)
+	f.Add(" \tdata: {\"choices\":[],\"usage\":{\"prompt_tokens\":1}}\n\n", uint16(0), true)
 	f.Add("data: {\"choices\":[]}\r\rdata: {\"choices\":[],\"usage\":{\"prompt_tokens\":1}}\r\r\n\n", uint16(2), true)
 	f.Fuzz(func(t *testing.T, body string, size uint16, injected bool) {
 		for _, wi := range []*wire{&openaiWire, &anthropicWire} {
