@@ -20,10 +20,10 @@ const tokenUnit = "llm-quota-tokens"
 // draft-ietf-httpapi-ratelimit-headers-10, whatever the dialect: the limits
 // that [SetRates] tells, after this call's own reservation. They are lists of
 // structured fields, one item a limit: in the first q is the limit, qu its unit
-// if that is not requests, and w its window in seconds if it has one; in the second r is what is left and t the
-// seconds until all of it is free again. Where there is no limit, the
-// provider's own headers stay; where there is one, they go, for both have to
-// speak of the same limits.
+// if that is not requests, and w its window in seconds if it has one; in the
+// second r is what is left and t the seconds until all of it is free again.
+// Where there is no limit, the provider's own headers stay; where there is one,
+// they go, for both have to speak of the same limits.
 func SetRateLimit(h http.Header, r *quota.Rates, now time.Time) {
 	if r == nil || !r.HasRequests && !r.HasTokens {
 		return
