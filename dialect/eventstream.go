@@ -78,7 +78,11 @@ const (
 func newEventReader(to eventSink) *eventReader {
 	r := &eventReader{to: to}
 	r.outer.sp = chunkSpec
-	r.outer.part = func(seg []byte) { r.inner.feed(seg, to) }
+	r.outer.part = func(seg []byte) {
+		if r.inner.feed(seg, to); r.inner.bad {
+			to.drop(false) // what came before it too, lest it depend on the pieces
+		}
+	}
 	return r
 }
 

@@ -139,6 +139,8 @@ func FuzzEventStream(f *testing.F) {
 	f.Add([]byte(converseStream()), uint16(7), uint16(0))
 	f.Add([]byte(chunkStream()), uint16(3), uint16(300))
 	f.Add([]byte(event("chunk", `{"bytes":"e30=","p":[{}]}`)), uint16(1), uint16(1))
+	spoilt := chunk(`{"delta":{"text":"` + strings.Repeat("word ", 20) + `"}}`)
+	f.Add([]byte(spoilt[:150]+"@"+spoilt[151:200]), uint16(3), uint16(0)) // no base64, and no end
 	f.Fuzz(func(t *testing.T, body []byte, size, at uint16) {
 		// A changed byte is caught by a CRC; what the fuzzer makes itself is
 		// framed too, so that it is read further than that.
