@@ -75,12 +75,9 @@ func TestEnds(t *testing.T) {
 				return next.ServeHTTP(w, r)
 			})
 			g := startGate(t, keyK("quota 1000 monthly", "requests_per_day 100"), "route {\ntest_inner outer\n"+proxy(up)+"}\n")
-			resp, err := g.client.Do(g.request("POST", "/v1/chat/completions", streamBody))
-			if err != nil {
-				t.Fatal(err)
-			}
+			resp := g.open(g.request("POST", "/v1/chat/completions", streamBody))
 			defer resp.Body.Close()
-			_, err = io.ReadAll(resp.Body)
+			_, err := io.ReadAll(resp.Body)
 			if resp.StatusCode != c.status || (err != nil) != c.broken {
 				t.Errorf("status %d, want %d; the body ended with %v", resp.StatusCode, c.status, err)
 			}
@@ -117,10 +114,7 @@ func TestClientGoneInMidStream(t *testing.T) {
 	})
 	g := startGate(t, keyK("quota 1000 monthly"), proxy(up))
 	ctx, leave := context.WithCancel(t.Context())
-	resp, err := g.client.Do(g.request("POST", "/v1/chat/completions", streamBody).WithContext(ctx))
-	if err != nil {
-		t.Fatal(err)
-	}
+	resp := g.open(g.request("POST", "/v1/chat/completions", streamBody).WithContext(ctx))
 	defer resp.Body.Close()
 	if _, err := io.ReadFull(resp.Body, make([]byte, len(chunk("one")+chunk("two")+chunk("three")))); err != nil {
 		t.Fatal(err)
@@ -181,10 +175,7 @@ func TestEventsAreNotHeldBack(t *testing.T) {
 				events(w, lastChunks(usage))
 			})
 			g := startGate(t, keyK("quota 1000 monthly"), "encode gzip\n"+proxy(up, option))
-			resp, err := g.client.Do(g.request("POST", "/v1/chat/completions", streamBody))
-			if err != nil {
-				t.Fatal(err)
-			}
+			resp := g.open(g.request("POST", "/v1/chat/completions", streamBody))
 			defer resp.Body.Close()
 			in := bufio.NewReader(resp.Body)
 			var got strings.Builder

@@ -79,6 +79,8 @@ type gate struct {
 	client *http.Client
 	// logFormat is the default logger's.
 	logFormat string
+	// listeners is how many sockets the running configuration's sites have.
+	listeners int
 }
 
 // newGate returns a gate that does not run yet. It stops when the test ends.
@@ -172,12 +174,45 @@ func (g *gate) loadText(text string) error {
 	go func() { done <- caddy.Load(config, true) }()
 	select {
 	case err := <-done:
-		g.client.CloseIdleConnections() // which the old servers close at their leisure
+		if err == nil {
+			g.listeners = listeners(g, config)
+		}
+		g.settled()
 		return err
 	case <-time.After(patience):
 		g.Fatal("the configuration is still being loaded")
 		return nil
 	}
+}
+
+// listeners counts the addresses on which a configuration's sites listen.
+func listeners(t testing.TB, config []byte) (n int) {
+	t.Helper()
+	var c struct {
+		Apps struct {
+			HTTP struct {
+				Servers map[string]struct{ Listen []string }
+			}
+		}
+	}
+	if err := json.Unmarshal(config, &c); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range c.Apps.HTTP.Servers {
+		n += len(s.Listen)
+	}
+	return n
+}
+
+// settled waits until only the servers of the running configuration accept
+// calls. Those of one that has ended, or failed, close their sockets at their
+// leisure, and until then the system gives them new connections too.
+func (g *gate) settled() {
+	g.Helper()
+	g.client.CloseIdleConnections()
+	g.until("the servers of other configurations have closed", func() bool {
+		return len(goroutines("created by github.com/caddyserver/caddy/v2/modules/caddyhttp.(*App).Start")) == g.listeners
+	})
 }
 
 // validate does what caddy validate does with a configuration.
@@ -270,22 +305,19 @@ func (g *gate) do(method, path, body string, headers ...string) *reply {
 	return g.send(g.request(method, path, body, headers...))
 }
 
-// send sends a request and reads the answer. It tries again where nothing
-// answered: for a moment after a reload connections still fall to the old
-// server's socket, which the system resets when it is closed.
-func (g *gate) send(r *http.Request) *reply {
+// open sends a request, and returns its answer with the body to be read.
+func (g *gate) open(r *http.Request) *http.Response {
 	g.Helper()
 	resp, err := g.client.Do(r)
-	for end := time.Now().Add(patience); err != nil && time.Now().Before(end) && r.Context().Err() == nil; {
-		time.Sleep(time.Millisecond)
-		if r.GetBody != nil {
-			r.Body, _ = r.GetBody()
-		}
-		resp, err = g.client.Do(r)
-	}
 	if err != nil {
 		g.Fatal(err)
 	}
+	return resp
+}
+
+func (g *gate) send(r *http.Request) *reply {
+	g.Helper()
+	resp := g.open(r)
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
 	if err != nil {
