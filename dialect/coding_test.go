@@ -105,17 +105,22 @@ func TestCodedStreams(t *testing.T) {
 	noGoroutinesLeft(t, before)
 }
 
-// bomb is zeros, or spaces, coded.
+// bomb is one byte over and over, coded: in several members or frames where
+// the coding has such, for they are made faster.
 func bomb(t testing.TB, coding string, of byte, size int) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	w := encoders[coding](&b)
 	zeros := bytes.Repeat([]byte{of}, 1<<20)
-	for range size >> 20 {
+	part := size
+	if coding == "gzip" || coding == "zstd" {
+		part = 8 << 20
+	}
+	for range part >> 20 {
 		w.Write(zeros)
 	}
 	w.Close()
-	return b.Bytes()
+	return bytes.Repeat(b.Bytes(), size/part)
 }
 
 // TestBombs: however much an answer decodes to, the client gets its bytes, the
@@ -126,7 +131,7 @@ func TestBombs(t *testing.T) {
 		coding string
 		of     byte
 		size   int
-	}{{"gzip", 0, 200 << 20}, {"gzip", ' ', 200 << 20}, {"deflate", '[', 64 << 20}, {"zstd", 0, 1 << 30}, {"zstd", 'x', 256 << 20}, {"br", ' ', 64 << 20}} {
+	}{{"gzip", 0, 224 << 20}, {"gzip", ' ', 224 << 20}, {"deflate", '[', 64 << 20}, {"zstd", 0, 1 << 30}, {"zstd", 'x', 256 << 20}, {"br", ' ', 64 << 20}} {
 		coded := bomb(t, b.coding, b.of, b.size)
 		grown := heapGrowth(func(sample func()) {
 			rec := &discard{http.Header{"Content-Encoding": {b.coding}}}
@@ -206,7 +211,7 @@ func TestOrdinaryRatios(t *testing.T) {
 
 // TestRequestBombs: a body is decoded up to its cap, also where there is none.
 func TestRequestBombs(t *testing.T) {
-	for coding, size := range map[string]int{"gzip": 300 << 20, "zstd": 1 << 30, "br": 64 << 20} {
+	for coding, size := range map[string]int{"gzip": 320 << 20, "zstd": 1 << 30, "br": 64 << 20} {
 		body := bomb(t, coding, ' ', size)
 		most := int64(8 << 20)
 		grown := heapGrowth(func(func()) {
