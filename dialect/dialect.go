@@ -78,6 +78,8 @@ type endpoint struct {
 	realtime bool
 	// model is the one that the path names, if it names one.
 	model string
+	// recall names the stored response that it asks for, if it is such a call.
+	recall string
 	// stream says which answers are streams.
 	stream streaming
 	// reshape, if set, corrects by the body's shape what the path told.

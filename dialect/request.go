@@ -20,6 +20,11 @@ type Options struct {
 	MaxBody int64
 	// InjectUsage asks for usage in OpenAI-style streams where the caller did not.
 	InjectUsage bool
+	// Strict fills in what strict admission asks for.
+	Strict bool
+	// DefaultReserve is how many tokens a call without a maximum of output
+	// asks to hold for it; under Strict it is DefaultCap, for each choice.
+	DefaultReserve, DefaultCap int64
 }
 
 // Read reads the request's body, recognises the call and estimates its sizes.
@@ -33,29 +38,38 @@ func Read(r *http.Request, opt Options) (*Call, *quota.Refusal) {
 	c := &Call{
 		Dialect: e.dialect, Kind: e.kind, Model: e.model, Unmetered: e.unmetered,
 		Stream: e.stream == streamAlways, MaxOutput: -1, wire: e.wire,
-		realtime: e.realtime, tunnel: r.Method == http.MethodConnect,
+		realtime: e.realtime, tunnel: r.Method == http.MethodConnect, Recall: e.recall,
 	}
+	ref := c.readCall(r, &e, known, opt)
+	if opt.Strict && ref == nil {
+		c.bind(r, known)
+	}
+	return c, ref
+}
+
+// readCall reads the body, if it is one to be read, into c.
+func (c *Call) readCall(r *http.Request, e *endpoint, known bool, opt Options) *quota.Refusal {
 	if c.Kind != Free {
 		c.Input = 1
 	}
 	if r.Body == nil || r.Body == http.NoBody || c.tunnel {
-		return c, nil
+		return nil
 	}
 	if r.ContentLength > opt.MaxBody {
-		return c, tooLarge(opt.MaxBody)
+		return tooLarge(opt.MaxBody)
 	}
 	boundary, ours := bodyType(r, c, known)
 	if !ours {
 		r.Body = http.MaxBytesReader(nil, r.Body, opt.MaxBody)
-		return c, nil
+		return nil
 	}
 	if ref := c.readBody(r, opt.MaxBody); ref != nil {
-		return c, ref
+		return ref
 	}
 	if boundary != "" {
-		return c, c.readForm(boundary)
+		return c.readForm(boundary)
 	}
-	return c, c.readJSON(&e, known, opt)
+	return c.readJSON(e, known, opt)
 }
 
 // bodyType tells whether the body is one to be read. A multipart form is, of
@@ -180,9 +194,9 @@ func (c *Call) readJSON(e *endpoint, known bool, opt Options) *quota.Refusal {
 
 // Forward puts the body that goes upstream back on r: byte for byte what came,
 // but for the option that asks for usage, and plain if it came coded. The
-// answer of a metered call is asked for uncoded.
+// answer of a call that is metered is asked for uncoded.
 func (c *Call) Forward(r *http.Request) {
-	if c.Kind != Free {
+	if c.Kind != Free || c.Recall != "" {
 		r.Header.Del("Accept-Encoding")
 	}
 	if c.realtime { // likewise its messages
