@@ -1,12 +1,15 @@
 package dialect
 
+import "github.com/llm-quota/caddy-llm-quota/quota"
+
 // Bounds of a scanner. It holds nothing of a document but what lies in these.
 const (
-	maxDepth   = 512 // containers open at once; beyond it the scanner gives up
-	trackDepth = 24  // containers of which the path is known
-	keyCap     = 192 // bytes of a member name in the document, escapes and all
-	scalarCap  = 40  // bytes of a number or literal
-	strCap     = 56  // bytes of a kept string
+	maxDepth   = 512                // containers open at once; beyond it the scanner gives up
+	trackDepth = 24                 // containers of which the path is known
+	keyCap     = 192                // bytes of a member name in the document, escapes and all
+	scalarCap  = 40                 // bytes of a number or literal
+	strCap     = 56                 // bytes of a kept string
+	nameCap    = 2 * quota.MaxLater // bytes of a kept name, escapes and all
 )
 
 // Sizes of a scanner's results.
@@ -48,6 +51,7 @@ type results struct {
 	absurd uint32 // bit i: nums[i] was no number, or too great a one
 	text   [numText]int64
 	elems  [numElems]int64
+	kept   []byte // a name, as it stands in the document
 }
 
 // scanner reads one JSON document, given in pieces of any length, and takes up
@@ -111,6 +115,7 @@ func (s *scanner) reset() {
 		s.strs[i].n, s.strs[i].over = 0, false
 	}
 	s.has, s.absurd = 0, 0
+	s.kept = s.kept[:0]
 }
 
 // done tells whether the document is whole.
@@ -241,6 +246,9 @@ func (s *scanner) begin(c byte, i int) {
 		s.state, s.bs, s.prev = scanString, false, 0
 		if n != nil && n.str >= 0 {
 			s.strs[n.str].n, s.strs[n.str].over = 0, false
+		}
+		if n != nil && n.keep {
+			s.kept = s.kept[:0]
 		}
 		if n != nil && n.num >= 0 {
 			s.absurd |= 1 << n.num

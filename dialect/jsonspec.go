@@ -23,6 +23,7 @@ type node struct {
 	text  int8 // which class the bytes of strings count for
 	elems int8 // where to count the objects of an array
 	add   bool // numbers are added up instead of kept as the greatest
+	keep  bool // a string here is kept, of any usual length
 	fresh bool // an object here makes the numbers of one before it void
 }
 
@@ -55,6 +56,7 @@ func num(i int8) action   { return func(n *node) { n.num = i } }
 func sum(i int8) action   { return func(n *node) { n.num, n.add = i, true } }
 func text(c int8) action  { return func(n *node) { n.text = c } }
 func elems(i int8) action { return func(n *node) { n.elems = i } }
+func keep(n *node)        { n.keep = true }
 func fresh(n *node)       { n.fresh = true }
 
 // newSpec builds the tree. Rules with ".**" come before the exceptions below it.

@@ -68,6 +68,9 @@ func (s *scanner) take(seg []byte, whole bool) {
 			d.n += uint8(copy(d.b[d.n:], seg))
 		}
 	}
+	if n.keep && len(s.kept) <= nameCap { // one byte more says that it is too long
+		s.kept = append(s.kept, seg[:min(len(seg), nameCap+1-len(s.kept))]...)
+	}
 	switch {
 	case n.text < 0:
 	case s.part != nil:

@@ -6,11 +6,12 @@ import (
 
 // Where the specs of answers put what they find.
 const (
-	slotError   int8 = iota // the error that the answer reports
-	slotError2              // the same within "response"
-	slotUsage               // the usage object at the top
-	slotChoices             // the list of choices
-	slotFinish              // that, or why, the answer is at its end
+	slotError      int8 = iota // the error that the answer reports
+	slotError2                 // the same within "response"
+	slotUsage                  // the usage object at the top
+	slotChoices                // the list of choices
+	slotFinish                 // that, or why, the answer is at its end
+	slotBackground             // whether a response runs in the background
 )
 
 // Strings that are kept.
@@ -84,6 +85,7 @@ type meter struct {
 	inEvent bool // the answer is a stream of events, not one document
 	lines   bool // it was announced as one of lines
 	array   arrayState
+	stored  *stored // what the answer tells of a stored response
 
 	usage    numbers
 	seen     bool  // usage was reported

@@ -2,6 +2,7 @@ package dialect
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 )
 
@@ -23,7 +24,7 @@ var openaiRows = []row{
 	{suffix: "/chat/completions", endpoint: endpoint{kind: Generate, inject: true}},
 	{suffix: "/fim/completions", endpoint: endpoint{kind: Generate}},
 	{suffix: "/completions", endpoint: endpoint{kind: Generate, inject: true}},
-	{suffix: "/responses", endpoint: endpoint{kind: Generate}},
+	{suffix: "/responses", endpoint: endpoint{kind: Generate, wire: &responsesWire}},
 	{suffix: "/responses/compact", endpoint: endpoint{kind: Generate}},
 	{suffix: "/embeddings", endpoint: endpoint{kind: Embed}},
 	{suffix: "/rerank", endpoint: endpoint{kind: Embed}},
@@ -35,7 +36,7 @@ var openaiRows = []row{
 	{suffix: "/audio/speech", endpoint: endpoint{kind: Media}},
 
 	// Stored objects: what they say was used, other calls used.
-	{within: "/responses/", endpoint: endpoint{kind: Free}},
+	{within: "/responses/", endpoint: endpoint{kind: Free, wire: &responsesWire}},
 	{within: "/batches/", endpoint: endpoint{kind: Free}},
 	{within: "/v1/threads", endpoint: endpoint{kind: Free}},
 	{within: "/v1/assistants", endpoint: endpoint{kind: Free}},
@@ -58,7 +59,13 @@ func openaiEndpoint(t *target) (endpoint, bool) {
 	if !ok {
 		return e, false
 	}
-	e.dialect, e.wire = openai, &openaiWire
+	e.dialect = openai
+	switch e.wire {
+	case nil:
+		e.wire = &openaiWire
+	case &responsesWire:
+		e.recall = recallName(t)
+	}
 	if strings.Contains(t.low, azureDeployments) {
 		e.dialect, e.model = azure, t.after(azureDeployments)
 	} else if strings.Contains(t.request.URL.RawQuery, "api-version=") {
@@ -70,50 +77,52 @@ func openaiEndpoint(t *target) (endpoint, bool) {
 var openaiWire = wire{
 	request: requestSpec,
 	hidden:  [2]int64{0, -20},
-	answer: newSpec(
-		usageRules("usage"), usageRules("x_groq.usage"), usageRules("response.usage"), usageRules("message.usage"),
-		[]rule{
-			at("usage", slot(slotUsage)),
-			at("error", slot(slotError)),
-			at("response.error", slot(slotError2)),
-			at("type", str(strType)),
-			at("status", str(strStatus)),
-			at("response.status", str(strStatus)),
-			at("choices", slot(slotChoices), elems(elemChoices)),
-			// Chat and completions, streamed and whole.
-			at("choices.text", text(textPlain)),
-			at("choices.delta.content", text(textPlain)),
-			at("choices.delta.content.text", text(textPlain)),
-			at("choices.delta.reasoning_content", text(textPlain)),
-			at("choices.delta.reasoning", text(textPlain)),
-			at("choices.delta.refusal", text(textPlain)),
-			at("choices.delta.tool_calls.function.arguments", text(textTools)),
-			at("choices.delta.function_call.arguments", text(textTools)),
-			at("choices.message.content", text(textPlain)),
-			at("choices.message.content.text", text(textPlain)),
-			at("choices.message.reasoning_content", text(textPlain)),
-			at("choices.message.reasoning", text(textPlain)),
-			at("choices.message.refusal", text(textPlain)),
-			at("choices.message.tool_calls.function.arguments", text(textTools)),
-			at("choices.message.function_call.arguments", text(textTools)),
-			// Responses: its events repeat at their ends what they delivered
-			// piece by piece, so only the pieces count, or the whole object.
-			at("delta", text(textDelta)),
-			at("output.content.text", text(textPlain)),
-			at("output.summary.text", text(textPlain)),
-			at("output.arguments", text(textTools)),
-			at("output.input", text(textTools)),
-			// A model behind an unknown path, or one that only speaks a little alike.
-			at("completion", text(textPlain)),
-			at("message.content", text(textPlain)),
-			at("response", text(textPlain)),
-			at("text", text(textPlain)),
-			at("generated_text", text(textPlain)),
-		},
-	),
-	fold:   foldOpenAI,
-	tokens: openaiTokens,
+	answer:  newSpec(openaiAnswer),
+	fold:    foldOpenAI,
+	tokens:  openaiTokens,
 }
+
+var openaiAnswer = slices.Concat(
+	usageRules("usage"), usageRules("x_groq.usage"), usageRules("response.usage"), usageRules("message.usage"),
+	[]rule{
+		at("usage", slot(slotUsage)),
+		at("error", slot(slotError)),
+		at("response.error", slot(slotError2)),
+		at("type", str(strType)),
+		at("status", str(strStatus)),
+		at("response.status", str(strStatus)),
+		at("choices", slot(slotChoices), elems(elemChoices)),
+		// Chat and completions, streamed and whole.
+		at("choices.text", text(textPlain)),
+		at("choices.delta.content", text(textPlain)),
+		at("choices.delta.content.text", text(textPlain)),
+		at("choices.delta.reasoning_content", text(textPlain)),
+		at("choices.delta.reasoning", text(textPlain)),
+		at("choices.delta.refusal", text(textPlain)),
+		at("choices.delta.tool_calls.function.arguments", text(textTools)),
+		at("choices.delta.function_call.arguments", text(textTools)),
+		at("choices.message.content", text(textPlain)),
+		at("choices.message.content.text", text(textPlain)),
+		at("choices.message.reasoning_content", text(textPlain)),
+		at("choices.message.reasoning", text(textPlain)),
+		at("choices.message.refusal", text(textPlain)),
+		at("choices.message.tool_calls.function.arguments", text(textTools)),
+		at("choices.message.function_call.arguments", text(textTools)),
+		// Responses: its events repeat at their ends what they delivered
+		// piece by piece, so only the pieces count, or the whole object.
+		at("delta", text(textDelta)),
+		at("output.content.text", text(textPlain)),
+		at("output.summary.text", text(textPlain)),
+		at("output.arguments", text(textTools)),
+		at("output.input", text(textTools)),
+		// A model behind an unknown path, or one that only speaks a little alike.
+		at("completion", text(textPlain)),
+		at("message.content", text(textPlain)),
+		at("response", text(textPlain)),
+		at("text", text(textPlain)),
+		at("generated_text", text(textPlain)),
+	},
+)
 
 // foldOpenAI takes up a chunk, an event or a whole answer.
 func foldOpenAI(m *meter, event []byte) {

@@ -23,6 +23,7 @@ const statusClientGone = 499
 //	generation without usage                an estimate
 //	embedding, image, sound without usage   the estimate of the input
 //	nothing but an error, also under 200    0
+//	response in the background, unfinished  left to the ledger: Later names it
 //	broken off                              usage if seen, else an estimate
 //	error status, unreachable, cancelled    0, unless it reports usage
 //	realtime sessions                       the sum of what their responses report
@@ -35,6 +36,9 @@ func (w *Writer) Outcome(end End) quota.Outcome {
 		w.finishMeter()
 	}
 	c, m := w.call, &w.meter
+	if later := w.later(); later != "" {
+		return quota.Outcome{Estimated: true, Later: later}
+	}
 	out := quota.Outcome{Failed: w.broken(end)}
 	if c.Kind == Free || w.status == 0 || w.status == statusClientGone {
 		return out
@@ -73,11 +77,11 @@ func (w *Writer) Outcome(end End) quota.Outcome {
 
 // broken tells whether the call ended in anything but a whole, good answer.
 func (w *Writer) broken(end End) bool {
-	m := &w.meter
+	c, m := w.call, &w.meter
 	switch {
 	case w.status == http.StatusSwitchingProtocols, w.session != nil:
 		return end.Panicked || end.Err != nil
-	case w.status == 0, w.status >= 400, m.failed, m.cut:
+	case w.status == 0, w.status >= 400, (m.failed || m.cut) && c.Kind != Free:
 		return true
 	}
 	if m.complete && (!end.Panicked || end.ClientGone) {

@@ -58,7 +58,7 @@ func (w *Writer) begin() {
 	h := w.rw.Header()
 	if w.call.realtime && (w.status == http.StatusSwitchingProtocols || w.call.tunnel && w.status == http.StatusOK) {
 		w.session = newSession()
-	} else if w.call.wire != nil && w.call.Kind != Free && w.status != http.StatusSwitchingProtocols {
+	} else if w.call.wire != nil && (w.call.Kind != Free || w.call.Recall != "") && w.status != http.StatusSwitchingProtocols {
 		contentType := h.Get("Content-Type")
 		w.active = true
 		w.meter.init(w.call.wire, contentType)
