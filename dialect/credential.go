@@ -135,34 +135,23 @@ func visible(s string) bool {
 }
 
 // RemoveCredential takes the credential out of the request before it goes
-// upstream, from where [ReadCredential] looks for it. An Authorization header
-// of another scheme than Bearer stays; of the query, all else stays byte for
-// byte.
+// upstream, from where [ReadCredential] looks for it: an Authorization header
+// whatever its scheme; of the query, all else stays byte for byte.
 func RemoveCredential(r *http.Request, header string) {
 	if header != "" {
 		r.Header.Del(header)
 		return
 	}
-	if v := r.Header["Authorization"]; v != nil && !otherScheme(v) {
-		delete(r.Header, "Authorization")
-	}
+	delete(r.Header, "Authorization")
 	for _, name := range credentialHeaders {
 		delete(r.Header, name)
 	}
 	if strings.Contains(r.URL.RawQuery, "key") || strings.Contains(r.URL.RawQuery, "%") {
-		r.URL.RawQuery = removeKey(r.URL.RawQuery)
-	}
-}
-
-// otherScheme tells whether none of the values is a bearer token.
-func otherScheme(values []string) bool {
-	for _, v := range values {
-		scheme, _, _ := strings.Cut(strings.TrimSpace(v), " ")
-		if scheme == "" || strings.EqualFold(scheme, "Bearer") {
-			return false
+		if kept := removeKey(r.URL.RawQuery); kept != r.URL.RawQuery {
+			r.URL.RawQuery = kept
+			r.RequestURI = r.URL.RequestURI() // which logs show
 		}
 	}
-	return true
 }
 
 // removeKey returns the query without its key parameters.
