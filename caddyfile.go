@@ -277,14 +277,16 @@ func parseQuota(d *caddyfile.Dispenser, q *quota.Quota) error {
 // parseHandler reads the directive:
 //
 //	llm_quota {
-//		admission              estimate|observe
+//		admission              estimate|strict|observe
 //		credential             header <name>
 //		identity               <placeholder>
 //		anonymous              <key name>
 //		default_output_reserve <tokens>
+//		default_output_cap     <tokens>
 //		unmetered              deny|allow
 //		max_request_body       <size>
 //		inject_usage           on|off
+//		ietf_headers
 //		forward_credential
 //		self_service           <path>|off
 //	}
@@ -315,6 +317,9 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		case "default_output_reserve":
 			h.DefaultOutputReserve = new(int64)
 			return parseNumber(d, h.DefaultOutputReserve)
+		case "default_output_cap":
+			h.DefaultOutputCap = new(int64)
+			return parseNumber(d, h.DefaultOutputCap)
 		case "unmetered":
 			return oneArg(d, &h.Unmetered)
 		case "max_request_body":
@@ -322,12 +327,10 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		case "inject_usage":
 			h.InjectUsage = new(bool)
 			return parseSwitch(d, h.InjectUsage)
+		case "ietf_headers":
+			return parseFlag(d, &h.IETFHeaders)
 		case "forward_credential":
-			h.ForwardCredential = true
-			if d.NextArg() {
-				return d.ArgErr()
-			}
-			return nil
+			return parseFlag(d, &h.ForwardCredential)
 		case "self_service":
 			return oneArg(d, &h.SelfService)
 		}
@@ -379,6 +382,15 @@ func parseDuration(d *caddyfile.Dispenser, to *caddy.Duration) error {
 		return d.Errf("%q is not a duration", s)
 	}
 	*to = caddy.Duration(v)
+	return nil
+}
+
+// parseFlag reads an option that takes no argument.
+func parseFlag(d *caddyfile.Dispenser, to *bool) error {
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	*to = true
 	return nil
 }
 

@@ -356,8 +356,10 @@ func (b *BadgerStore) Open(logger *zap.Logger) (quota.Store, error) {
 // same under `llm_quota`.
 type Handler struct {
 	// What limits do. estimate: reserve the estimated input and the declared
-	// maximum of output, and refuse what does not fit. observe: never refuse by
-	// a limit, but record what would have been. Default: estimate.
+	// maximum of output, and refuse what does not fit. strict: reserve an upper
+	// bound of the input, and lower or set the request's maximum of output to
+	// what is left, so that a quota cannot be passed by calls of text. observe:
+	// never refuse by a limit, but record what would have been. Default: estimate.
 	Admission string `json:"admission,omitempty"`
 	// The one header in which the credential is looked for, instead of every
 	// conventional place.
@@ -371,8 +373,13 @@ type Handler struct {
 	// The tokens held for output when a request declares no maximum.
 	// Default: 1024.
 	DefaultOutputReserve *int64 `json:"default_output_reserve,omitempty"`
+	// strict: the maximum of output that a request is given which declares none,
+	// if as much is left. Default: 4096.
+	DefaultOutputCap *int64 `json:"default_output_cap,omitempty"`
 	// What happens to calls whose usage cannot be read (batches, upgraded
-	// connections) by keys under a token limit: deny or allow. Default: deny.
+	// connections) by keys under a token limit: deny or allow. Under strict
+	// these are also calls whose input the body gives no bound for: images,
+	// files, tools that run at the provider, stored context. Default: deny.
 	Unmetered string `json:"unmetered,omitempty"`
 	// The largest request body in bytes. Default: 32 MiB.
 	MaxRequestBody int64 `json:"max_request_body,omitempty"`
@@ -380,6 +387,9 @@ type Handler struct {
 	// caller has not asked; what is added to the answer is taken out again.
 	// Default: true.
 	InjectUsage *bool `json:"inject_usage,omitempty"`
+	// Whether answers carry the RateLimit and RateLimit-Policy headers of the
+	// IETF draft beside the provider's own form. Default: false.
+	IETFHeaders bool `json:"ietf_headers,omitempty"`
 	// Whether the caller's credential is passed to the upstream. Default: false.
 	ForwardCredential bool `json:"forward_credential,omitempty"`
 	// The path at which a key is shown its own state, or "off".
@@ -388,7 +398,6 @@ type Handler struct {
 
 	app     *App
 	options dialect.Options
-	reserve int64
 }
 
 // CaddyModule returns the Caddy module information.
@@ -403,9 +412,11 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	h.app = app.(*App)
-	h.reserve = 1024
-	if h.DefaultOutputReserve != nil {
-		h.reserve = *h.DefaultOutputReserve
+	if h.DefaultOutputReserve == nil {
+		h.DefaultOutputReserve = new(int64(1024))
+	}
+	if h.DefaultOutputCap == nil {
+		h.DefaultOutputCap = new(int64(4096))
 	}
 	if h.MaxRequestBody == 0 {
 		h.MaxRequestBody = 32 << 20
@@ -413,21 +424,26 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if h.SelfService == "" {
 		h.SelfService = "/llm_quota/me"
 	}
-	h.options = dialect.Options{MaxBody: h.MaxRequestBody, InjectUsage: h.InjectUsage == nil || *h.InjectUsage}
+	h.options = dialect.Options{
+		MaxBody: h.MaxRequestBody, InjectUsage: h.InjectUsage == nil || *h.InjectUsage,
+		Strict: h.Admission == "strict", DefaultReserve: *h.DefaultOutputReserve, DefaultCap: *h.DefaultOutputCap,
+	}
 	return nil
 }
 
 // Validate checks the options.
 func (h *Handler) Validate() error {
 	switch {
-	case h.Admission != "" && h.Admission != "estimate" && h.Admission != "observe":
-		return fmt.Errorf("admission %q is not estimate or observe", h.Admission)
+	case h.Admission != "" && h.Admission != "estimate" && h.Admission != "strict" && h.Admission != "observe":
+		return fmt.Errorf("admission %q is not estimate, strict or observe", h.Admission)
 	case h.Unmetered != "" && h.Unmetered != "deny" && h.Unmetered != "allow":
 		return fmt.Errorf("unmetered %q is not deny or allow", h.Unmetered)
 	case h.Identity != "" && (h.CredentialHeader != "" || h.Anonymous != ""):
 		return errors.New("identity excludes credential and anonymous")
-	case h.reserve < 0 || h.reserve > quota.MaxUsage:
-		return fmt.Errorf("default_output_reserve %d is not between 0 and %d", h.reserve, quota.MaxUsage)
+	case *h.DefaultOutputReserve < 0 || *h.DefaultOutputReserve > quota.MaxUsage:
+		return fmt.Errorf("default_output_reserve %d is not between 0 and %d", *h.DefaultOutputReserve, quota.MaxUsage)
+	case *h.DefaultOutputCap < 1 || *h.DefaultOutputCap > quota.MaxUsage:
+		return fmt.Errorf("default_output_cap %d is not between 1 and %d", *h.DefaultOutputCap, quota.MaxUsage)
 	case h.MaxRequestBody < 0:
 		return fmt.Errorf("max_request_body %d is negative", h.MaxRequestBody)
 	case h.SelfService != "off" && h.SelfService[0] != '/':
@@ -466,8 +482,14 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return refuse(w, call.Dialect, ref, nil, trace)
 	}
 	reservation := new(ledger.Reservation)
-	if ref, err = books.Reserve(now, key, h.ask(call), reservation); err != nil {
+	ask := ledger.Call{Model: call.Model, Observe: h.Admission == "observe"}
+	ask.Input, ask.Output, ask.Least = call.Ask(h.options)
+	if ref, err = books.Reserve(now, key, ask, reservation); err != nil {
 		return h.unavailable(w, r, trace, err)
+	}
+	if h.options.Strict && ref == nil && !call.LimitOutput(reservation.Held-ask.Input) {
+		err := errors.New("the output of a call could not be limited")
+		return h.unavailable(w, r, trace, errors.Join(err, books.Void(now, reservation)))
 	}
 	if ref != nil {
 		return refuse(w, call.Dialect, ref, &reservation.Rates, trace)
@@ -483,6 +505,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	call.Forward(r)
 	answer := dialect.NewWriter(w, call, func(header http.Header, _ int) {
 		dialect.SetRates(header, call.Dialect, &reservation.Rates, now)
+		if h.IETFHeaders {
+			dialect.SetRateLimit(header, &reservation.Rates, now)
+		}
 	})
 	end := dialect.End{Panicked: true}
 	defer func() { // reverse_proxy panics when a stream breaks; the panic goes on
@@ -490,6 +515,13 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		o := answer.Outcome(end)
 		if err := books.Settle(time.Now(), reservation, o); err != nil {
 			h.app.logger.Error("settling a call", zap.Error(err))
+		}
+		if told, ok := answer.Recalled(); ok {
+			if found, err := books.Correct(time.Now(), key, told); err != nil {
+				h.app.logger.Error("correcting the charge of a background call", zap.Error(err))
+			} else if found {
+				trace.Settled(books.Model(call.Model, false), told.Tokens)
+			}
 		}
 		trace.Settled(books.Model(call.Model, !o.Failed), o.Tokens)
 	}()
@@ -538,25 +570,16 @@ func (h *Handler) allows(call *dialect.Call, key *ledger.Policy) *quota.Refusal 
 	if ref := key.CheckModel(call.Model, call.Kind == dialect.Generate); ref != nil {
 		return ref
 	}
-	if call.Unmetered && h.Unmetered != "allow" && h.Admission != "observe" && key.HasTokenLimit() {
+	if h.Unmetered == "allow" || h.Admission == "observe" || !key.HasTokenLimit() {
+		return nil
+	}
+	switch {
+	case call.Unmetered:
 		return &quota.Refusal{Reason: quota.Unmetered}
+	case call.Unbounded != "":
+		return &quota.Refusal{Reason: quota.Unmetered, Detail: "What its input takes has no bound: " + call.Unbounded + "."}
 	}
 	return nil
-}
-
-// ask is what a call asks of its limits.
-func (h *Handler) ask(call *dialect.Call) ledger.Call {
-	ask := ledger.Call{Model: call.Model, Input: call.Input, Observe: h.Admission == "observe"}
-	switch {
-	case call.Kind == dialect.Free:
-		ask.Input = 0
-	case call.Kind == dialect.Embed:
-	case call.MaxOutput >= 0:
-		ask.Output = min(call.MaxOutput, quota.MaxUsage)
-	default:
-		ask.Output = h.reserve
-	}
-	return ask
 }
 
 // refuse answers in the caller's dialect, also where the site handles errors.
