@@ -22,8 +22,11 @@ var caddy string
 
 func TestMain(m *testing.M) {
 	for _, v := range os.Environ() { // SDKs take credentials, addresses and headers from there
-		if name, _, _ := strings.Cut(v, "="); strings.HasPrefix(name, "OPENAI_") || strings.HasPrefix(name, "ANTHROPIC_") {
-			os.Unsetenv(name)
+		name, _, _ := strings.Cut(v, "=")
+		for _, prefix := range []string{"OPENAI_", "ANTHROPIC_", "GOOGLE_", "GEMINI_", "AWS_", "OLLAMA_"} {
+			if strings.HasPrefix(name, prefix) {
+				os.Unsetenv(name)
+			}
 		}
 	}
 	code, err := run(m)

@@ -86,7 +86,7 @@ func (s *script) requests(t *testing.T) []received {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range s.received {
-		for _, name := range []string{"Authorization", "X-Api-Key"} {
+		for _, name := range []string{"Authorization", "X-Api-Key", "X-Goog-Api-Key"} {
 			if v := r.header.Get(name); v != "" {
 				t.Errorf("the provider was sent the caller's credential in %s", name)
 			}
