@@ -1,6 +1,8 @@
 package dialect
 
 import (
+	"bytes"
+	"compress/gzip"
 	"errors"
 	"net/http"
 	"net/http/httptest"
@@ -136,6 +138,30 @@ func TestRecalled(t *testing.T) {
 		if ok != tc.ok || ok && (got.Later != "resp_1" || got.Estimated || got.Failed != tc.failed || got.Tokens.Charge() != tc.charge) {
 			t.Errorf("%s %s %s: %+v, %t", tc.method, tc.path, tc.answer, got, ok)
 		}
+	}
+}
+
+// TestRecalledCoded says that the answer is asked for uncoded, and read all the
+// same if it comes coded.
+func TestRecalledCoded(t *testing.T) {
+	r := httptest.NewRequest("GET", "/v1/responses/resp_1", nil)
+	r.Header.Set("Accept-Encoding", "gzip")
+	c, _ := Read(r, Options{})
+	c.Forward(r)
+	if r.Header.Get("Accept-Encoding") != "" {
+		t.Error("a coded answer is asked for")
+	}
+	var coded bytes.Buffer
+	z := gzip.NewWriter(&coded)
+	z.Write([]byte(`{"id":"resp_1","status":"completed","usage":{"input_tokens":7,"output_tokens":9}}`)) //nolint:errcheck // a buffer takes all
+	z.Close()                                                                                            //nolint:errcheck
+	w := NewWriter(httptest.NewRecorder(), c, nil)
+	w.Header().Set("Content-Encoding", "gzip")
+	w.Write(coded.Bytes()) //nolint:errcheck // a recorder takes all
+	w.Finish()             //nolint:errcheck
+	w.Outcome(End{})
+	if out, ok := w.Recalled(); !ok || out.Tokens.Charge() != 16 {
+		t.Errorf("%+v, %t", out, ok)
 	}
 }
 

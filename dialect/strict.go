@@ -169,9 +169,9 @@ func (b *binding) members(o gjson.Result) {
 				b.members(v)
 			}
 			b.inner--
-		case slices.Contains(serverSide, plain):
+		case serverSide[plain]:
 			if active(v) {
-				b.because(`"` + name + `"`)
+				b.because(quoted(name))
 			}
 		case slices.Contains(choiceFields, plain):
 			b.choices = max(b.choices, choices(v))
@@ -189,7 +189,7 @@ func (b *binding) member(name, plain string, v gjson.Result) {
 	case "responsemodalities", "modalities":
 		each(v, func(_ string, m gjson.Result) {
 			if !strings.EqualFold(m.Str, "text") {
-				b.because(`"` + name + `"`)
+				b.because(quoted(name))
 			}
 		})
 	case "reasoning":
@@ -238,7 +238,7 @@ var choiceFields = []string{
 
 // serverSide are members that make the provider read what is not in the body,
 // run tools, read the body more than once, or charge beside the maximum.
-var serverSide = []string{
+var serverSide = setOf(
 	// What is stored there.
 	"previousresponseid", "conversation", "conversationid", "previousinteractionid", "cachedcontent", "promptvariables",
 	"threadid", "assistantid", "agentid", "agent", "preset", "fileids", "files", "attachments", "semanticretriever",
@@ -251,7 +251,7 @@ var serverSide = []string{
 	// Templates repeat the conversation as they like, examples go with each
 	// text, and what a prediction got wrong is charged as output.
 	"template", "chattemplate", "examples", "prediction",
-}
+)
 
 // active tells whether a member does anything.
 func active(v gjson.Result) bool {

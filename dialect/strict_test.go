@@ -92,6 +92,7 @@ func TestUnbounded(t *testing.T) {
 		{"/v1/images/generations", `{"prompt":"x"}`, "images or sound"},
 		{"/v1/audio/speech", `{"input":"x"}`, "images or sound"},
 		{"/v1/embeddings", `{"input":[{"image":"https://x"}]}`, "image"},
+		{"/v1/embeddings", `{"input":["` + image + `"]}`, "data URL"},
 		{"/v1/messages", `{"messages":[{"content":[{"type":"image","source":{"type":"url"}}]}]}`, "image"},
 		{"/v1/messages", `{"messages":[{"content":[{"type":"document","source":{"type":"text","data":"x"}}]}]}`, "source"},
 		{"/v1/messages", `{"messages":[{"content":[{"type":"tool_result","content":[{"type":"image"}]}]}]}`, "image"},
@@ -161,6 +162,30 @@ func TestDeepBodies(t *testing.T) {
 			t.Logf("%s…: %v", open, took)
 		}
 	}
+}
+
+func BenchmarkReadStrict(b *testing.B) {
+	benchRead(b, benchRequest, Options{MaxBody: 1 << 20, Strict: true})
+}
+
+// FuzzStrict says that each call has a bound, no lower than its body, or a
+// reason why it has none, not both.
+func FuzzStrict(f *testing.F) {
+	for i, body := range []string{
+		`{"messages":[{"role":"user","content":[{"type":"text","text":"x"}]}],"tools":[{"type":"function"}]}`,
+		`{"input":[{"type":"reasoning","id":"x"}],"previous_response_id":"y"}`, `{"prompt":["a",1],"n":"7"}`, `{"contents":{"parts":{"text":"x"}}}`,
+	} {
+		f.Add(uint8(i), []byte(body))
+	}
+	f.Fuzz(func(t *testing.T, path uint8, body []byte) {
+		c, ref := Read(post(limitPaths[int(path)%len(limitPaths)], string(body)), Options{Strict: true, InjectUsage: true})
+		if ref != nil {
+			return
+		}
+		if (c.Bound > 0) == (c.Unbounded != "") || c.Choices < 1 || c.Bound > 0 && c.Bound < int64(len(body)) {
+			t.Errorf("%s: bound %d, unbounded %q, choices %d", body, c.Bound, c.Unbounded, c.Choices)
+		}
+	})
 }
 
 // TestPlainName says that the quick way and the thorough one agree.

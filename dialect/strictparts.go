@@ -1,7 +1,6 @@
 package dialect
 
 import (
-	"slices"
 	"strings"
 
 	"github.com/tidwall/gjson"
@@ -30,6 +29,9 @@ func (b *binding) parts(v gjson.Result) {
 		each(v, func(_ string, e gjson.Result) { b.parts(e) })
 		return
 	}
+	if v.Type == gjson.String && isDataURL([]byte(v.Str[:min(len(v.Str), 128)])) {
+		b.because("a data URL") // some take it for what it holds
+	}
 	if !v.IsObject() {
 		return
 	}
@@ -45,9 +47,9 @@ func (b *binding) parts(v gjson.Result) {
 		case plain == "encryptedcontent":
 			sealed = sealed || v.Str != ""
 		case plain == "result" && v.IsObject(): // what a function returned
-		case slices.Contains(textParts, plain):
+		case textParts[plain]:
 			b.parts(v)
-		case !slices.Contains(inert, plain) && v.Type != gjson.Null:
+		case !inert[plain] && v.Type != gjson.Null:
 			b.because("a message or part with " + quoted(name))
 		}
 	})
@@ -65,30 +67,24 @@ func quoted(s string) string {
 }
 
 // textTypes are the types of messages, items and parts that are text here.
-var textTypes = func() map[string]bool {
-	m := map[string]bool{}
-	for _, s := range []string{
-		"text", "input_text", "output_text", "refusal", "message", "reasoning", "reasoning_text", "summary_text",
-		"thinking", "redacted_thinking", "thought", "compaction",
-		"function", "function_call", "function_call_output", "function_result", "custom", "custom_tool_call", "custom_tool_call_output",
-		"tool_use", "tool_result", "tool_call",
-		"user_input", "model_output",
-		"document", // Cohere's; whoever's that is a file has a "source"
-	} {
-		m[s] = true
-	}
-	return m
-}()
+var textTypes = setOf(
+	"text", "input_text", "output_text", "refusal", "message", "reasoning", "reasoning_text", "summary_text",
+	"thinking", "redacted_thinking", "thought", "compaction",
+	"function", "function_call", "function_call_output", "function_result", "custom", "custom_tool_call", "custom_tool_call_output",
+	"tool_use", "tool_result", "tool_call",
+	"user_input", "model_output",
+	"document", // Cohere's; whoever's that is a file has a "source"
+)
 
 // textParts are members of messages and parts that hold such again.
-var textParts = []string{
+var textParts = setOf(
 	"content", "parts", "text", "output", "result", "summary", "document", "message", "thinking", "guardcontent",
 	"toolresult", "reasoningcontent", "reasoningtext", "functionresponse", "executablecode", "codeexecutionresult",
-}
+)
 
 // inert are members of messages and parts that bring no more than their bytes,
 // whatever they hold.
-var inert = []string{
+var inert = setOf(
 	"type", "role", "name", "id", "callid", "toolcallid", "tooluseid", "toolname", "status", "index", "title", "phase",
 	// Calls and answers of functions.
 	"toolcalls", "toolplan", "functioncall", "function", "custom", "arguments", "args", "input", "parameters", "response", "json",
@@ -98,7 +94,7 @@ var inert = []string{
 	"annotations", "citations", "logprobs", "data", "tokens", "model", "channel", "finishreason",
 	// Marks.
 	"cachecontrol", "cachepoint", "promptcachebreakpoint", "qualifiers", "prefix", "weight", "tasktype", "outputdimensionality", "metadata",
-}
+)
 
 // declared takes up declarations of tools: only functions run at the caller's.
 func (b *binding) declared(v gjson.Result) {
@@ -124,7 +120,7 @@ func (b *binding) tool(t gjson.Result) {
 			if !callersTool(v.Str) {
 				b.because("a tool of the type " + quoted(v.Str))
 			}
-		case !slices.Contains(toolMembers, plain) && v.Type != gjson.Null:
+		case !toolMembers[plain] && v.Type != gjson.Null:
 			b.because("a tool with " + quoted(name))
 		}
 	})
@@ -140,8 +136,17 @@ func callersTool(typ string) bool {
 }
 
 // toolMembers are what declarations of functions have.
-var toolMembers = []string{
+var toolMembers = setOf(
 	"type", "name", "description", "parameters", "function", "custom", "format", "strict", "inputschema", "outputschema",
 	"parameterdefinitions", "functiondeclarations", "toolspec", "cachepoint", "cachecontrol",
 	"deferloading", "allowedcallers", "inputexamples", "eagerinputstreaming", "maxcharacters",
+)
+
+// setOf returns a set of names.
+func setOf(names ...string) map[string]bool {
+	m := make(map[string]bool, len(names))
+	for _, s := range names {
+		m[s] = true
+	}
+	return m
 }
