@@ -144,7 +144,7 @@ var geminiWire = wire{
 			at("usageMetadata.thoughtsTokenCount", num(nReasoning)),
 			at("usageMetadata.cachedContentTokenCount", num(nCached)),
 			at("usageMetadata.totalTokenCount", num(nTotal)),
-			at("predictions.embeddings.statistics.token_count", sum(nInput)),
+			at("predictions.embeddings.statistics.token_count", sum(nPassInput)),
 		},
 		interactionUsage("usage"), interactionUsage("interaction.usage"), interactionUsage("metadata.usage"),
 		[]rule{
@@ -242,6 +242,10 @@ func foldGemini(m *meter, event []byte) {
 	if used {
 		m.replaceUsage()
 	}
+	if !used && sc.has&(1<<nPassInput) != 0 { // statistics of Vertex's embeddings: no usage, but better than a guess
+		m.replaceUsage()
+		m.final = false
+	}
 	typ, status := string(sc.strs[strType].bytes()), string(sc.strs[strStatus].bytes())
 	if m.reportsError(slotError) || m.reportsError(slotError2) || string(event) == "error" || status == "failed" {
 		m.failed = true
@@ -260,11 +264,11 @@ func foldGemini(m *meter, event []byte) {
 // and what was thought stand beside the rest, and the total is of all. Fields
 // that are 0 are left out, now and then also others: then the total knows.
 func geminiTokens(u *numbers, k Kind) (quota.Tokens, bool) {
-	if u.absurd&(1<<nInput|1<<nToolUse|1<<nOutput|1<<nReasoning|1<<nTotal) != 0 {
+	if u.absurd&(1<<nInput|1<<nToolUse|1<<nOutput|1<<nReasoning|1<<nTotal|1<<nPassInput) != 0 {
 		return quota.Tokens{}, false
 	}
 	t := quota.Tokens{
-		Input: u.get(nInput) + u.get(nToolUse), Output: u.get(nOutput) + u.get(nReasoning),
+		Input: u.get(nInput) + u.get(nToolUse) + u.get(nPassInput), Output: u.get(nOutput) + u.get(nReasoning),
 		Cached: u.get(nCached), Reasoning: u.get(nReasoning),
 	}
 	if gap := u.get(nTotal) - t.Input - t.Output; gap > 0 {
