@@ -261,7 +261,7 @@ func openBook(a *App) (_ caddy.Destructor, err error) {
 		return nil, err
 	}
 	logger := caddy.Log().Named("llm_quota") // it outlives this configuration
-	l, err := ledger.Open(st, time.Now(), func(op string, err error) {
+	l, err := ledger.Open(admin.Timed(st), time.Now(), func(op string, err error) {
 		admin.StoreError(op)
 		logger.Error("store failed; the gate goes on from memory", zap.String("op", op), zap.Error(err))
 	})
