@@ -429,7 +429,7 @@ func wantException(t *testing.T, err error, status int, code string) {
 	if response.Response.Header.Get("X-Amzn-Requestid") == "" {
 		t.Error("the error has no request ID")
 	}
-	typed := false
+	var typed bool
 	switch code {
 	case "AccessDeniedException":
 		typed = errors.As(err, new(*types.AccessDeniedException))
