@@ -99,7 +99,7 @@ func TestCredentialRefusals(t *testing.T) {
 		{"expired", "/v1/chat/completions", []string{"Authorization", "Bearer test-secret-of-the-key-off"}, 401, "api_key_expired"},
 		{"two that differ", "/v1/chat/completions", []string{"X-Api-Key", other}, 400, "ambiguous_credential"},
 		{"header and query that differ", "/v1/chat/completions?key=" + other, nil, 400, "ambiguous_credential"},
-		{"twice in the query", "/v1/chat/completions?key=" + secret + "&key=" + secret, []string{"Authorization", ""}, 400, "ambiguous_credential"},
+		{"twice in the query", "/v1/chat/completions?key=" + secret + "&key=" + other, []string{"Authorization", ""}, 400, "ambiguous_credential"},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {

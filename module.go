@@ -469,7 +469,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if ref != nil {
 		return refuse(w, dialect.Of(r), ref, nil, trace)
 	}
-	if r.URL.Path == h.SelfService && r.Method == http.MethodGet {
+	if r.URL.Path == h.SelfService && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
 		return admin.ServeSelf(w, books, key, now)
 	}
 	call, ref := dialect.Read(r, h.options)
@@ -499,10 +499,6 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	} else {
 		trace.Decide(admin.Observe, reservation.Observed)
 	}
-	if !h.ForwardCredential && h.Identity == "" {
-		dialect.RemoveCredential(r, h.CredentialHeader)
-	}
-	call.Forward(r)
 	answer := dialect.NewWriter(w, call, func(header http.Header, _ int) {
 		dialect.SetRates(header, call.Dialect, &reservation.Rates, now)
 		if h.IETFHeaders {
@@ -516,15 +512,19 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		if err := books.Settle(time.Now(), reservation, o); err != nil {
 			h.app.logger.Error("settling a call", zap.Error(err))
 		}
+		trace.Settled(books.Model(key, call.Model, !o.Failed), reservation.Charged.Tokens)
 		if told, ok := answer.Recalled(); ok {
 			if found, err := books.Correct(time.Now(), key, told); err != nil {
 				h.app.logger.Error("correcting the charge of a background call", zap.Error(err))
 			} else if found {
-				trace.Settled(books.Model(call.Model, false), told.Tokens)
+				trace.Settled(books.Model(key, call.Model, false), told.Tokens)
 			}
 		}
-		trace.Settled(books.Model(call.Model, !o.Failed), o.Tokens)
 	}()
+	if !h.ForwardCredential && h.Identity == "" {
+		dialect.RemoveCredential(r, h.CredentialHeader)
+	}
+	call.Forward(r)
 	end.Err = next.ServeHTTP(answer, r)
 	end.Panicked = false
 	if err := answer.Finish(); end.Err == nil {

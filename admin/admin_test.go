@@ -294,7 +294,7 @@ func TestSecretsStaySecret(t *testing.T) {
 	b := newBench(t)
 	const brought = "sk-brought-along-0123456789"
 	k := b.newKey(fmt.Sprintf(`{"name":"a","secret":%q}`, brought))
-	if k.Secret != "" || k.Prefix != "sk-b" {
+	if k.Secret != brought || k.Prefix != "sk-b" {
 		t.Errorf("secret %q, prefix %q", k.Secret, k.Prefix)
 	}
 	made := b.newKey(`{"name":"b"}`)

@@ -132,7 +132,7 @@ func TestCreateKeyRefusals(t *testing.T) {
 func TestCreateManyKeys(t *testing.T) {
 	b := newBench(t)
 	keys := read[[]Key](b.do("POST", "/llm_quota/keys", ` [{"name":"a"},{"name":"b","secret":"sk-brought-along-0123456789"},{"name":"c"}]`).ok(201))
-	if len(keys) != 3 || keys[0].Name != "a" || keys[0].Secret == "" || keys[1].Secret != "" || keys[2].Secret == keys[0].Secret {
+	if len(keys) != 3 || keys[0].Name != "a" || keys[0].Secret == "" || keys[1].Secret != "sk-brought-along-0123456789" || keys[2].Secret == keys[0].Secret {
 		t.Errorf("%+v", keys)
 	}
 	b.do("POST", "/llm_quota/keys", `[]`).ok(201)
@@ -306,7 +306,7 @@ func TestDeleteKey(t *testing.T) {
 	if again := b.newKey(`{"name":"k"}`); again.ID == k.ID {
 		t.Error("the ID is used twice")
 	}
-	b.do("POST", "/llm_quota/keys", fmt.Sprintf(`{"name":"x","secret":%q}`, k.Secret)).ok(201)
+	b.do("POST", "/llm_quota/keys", fmt.Sprintf(`{"name":"x","secret":%q}`, k.Secret)).fails(409, "secret") // it never works again
 }
 
 // Of many changes at the same time none is lost.

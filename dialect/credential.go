@@ -70,7 +70,6 @@ func (c *credential) header(values []string, authorization, named bool) {
 
 // query takes the values of ?key=.
 func (c *credential) query(raw string) {
-	seen := false
 	for raw != "" {
 		var pair string
 		pair, raw, _ = strings.Cut(raw, "&")
@@ -78,10 +77,6 @@ func (c *credential) query(raw string) {
 		if !ok {
 			continue
 		}
-		if seen {
-			c.refuse(quota.AmbiguousCredential)
-		}
-		seen = true
 		c.value(strings.TrimSpace(value))
 	}
 }

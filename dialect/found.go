@@ -27,7 +27,7 @@ var foundSeed = maphash.MakeSeed()
 // find returns what is known of a request by its path and headers alone.
 func find(r *http.Request) (e endpoint, known bool) {
 	p := r.URL.Path
-	if r.Method != http.MethodPost || r.URL.RawPath != "" || len(p) > maxFound {
+	if r.Method != http.MethodPost || r.URL.RawPath != "" || len(p) > maxFound || r.Header["Upgrade"] != nil {
 		return look(r)
 	}
 	azure := strings.Contains(r.URL.RawQuery, "api-version=")

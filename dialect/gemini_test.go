@@ -72,7 +72,7 @@ func TestRecogniseGoogle(t *testing.T) {
 		{"/v1beta1/publishers/google/models/m:streamGenerateContent", geminiChat, Generate, "vertex", "vertex", "m", true, false, "[" + usage + "]", 5, 5},
 		{mine + "endpoints/123:generateContent", geminiChat, Generate, "vertex", "vertex", "123", false, false, usage, 5, 5},
 		{mine + "endpoints/123:predict", `{"instances":[{"prompt":"x"}]}`, Generate, "vertex", "vertex", "123", false, false, "", 0, 0},
-		{mine + "publishers/google/models/e:predict", `{"instances":[{"content":"x"}]}`, Embed, "vertex", "vertex", "e", false, false, `{"predictions":[{"embeddings":{"statistics":{"token_count":4}}},{"embeddings":{"statistics":{"token_count":3.0}}}]}`, 7, 0},
+		{mine + "publishers/google/models/e:predict", `{"instances":[{"content":"x"}]}`, Embed, "vertex", "vertex", "e", false, false, ``, 0, 0},
 		{mine + "batchPredictionJobs", `{}`, Other, "vertex", "vertex", "", false, true, "", 0, 0},
 		{mine + "publishers/anthropic/models/claude-x@1:rawPredict", `{"messages":[]}`, Generate, "anthropic", "anthropic", "claude-x@1", false, false, claude, 5, 5},
 		{mine + "publishers/anthropic/models/claude-x@1:streamRawPredict", `{"messages":[],"stream":true}`, Generate, "anthropic", "anthropic", "claude-x@1", true, false, claude, 5, 5},

@@ -102,7 +102,8 @@ type Key struct {
 	// Removed says that the configuration which made the key no longer holds it.
 	Removed bool `json:"removed,omitempty"`
 	KeyRules
-	// Secrets are the secrets that work, the newest first. A deleted key has none.
+	// Secrets are the secrets that work, the newest first; of a deleted key
+	// those that worked last, so that they never work again.
 	Secrets   []Secret  `json:"secrets"`
 	CreatedAt time.Time `json:"created_at"`
 	UpdatedAt time.Time `json:"updated_at"`

@@ -86,6 +86,7 @@ type Counters struct {
 	QuotaPeriod  Period
 	QuotaUsed    int64
 	QuotaGranted int64
+	QuotaReset   int64 // Unix seconds of the last reset by hand; 0: none
 
 	DayNumber   uint32
 	DayPeriod   Period

@@ -28,6 +28,7 @@ type Account struct {
 	requests limiter.Window[uint32]
 	tokens   limiter.Window[int64]
 	lastUsed int64        // Unix nanoseconds
+	resetAt  int64        // Unix seconds of the quota's last reset by hand
 	opened   *Reservation // the open reservations of a key
 }
 
@@ -57,10 +58,15 @@ func (l *Ledger) load(now time.Time, id quota.ID) (*Account, error) {
 		} else if !errors.Is(err, quota.ErrNotFound) {
 			return nil, fmt.Errorf("reading the counters of %s: %w", id, err)
 		}
-		if _, err := l.refresh(now, a); err != nil {
-			return nil, err
+		// There is one Account for each ID before anything is made of it: what
+		// refreshing journals must not be of one that is thrown away.
+		mine := a
+		if a = l.accounts.add(id, a); a == mine {
+			if _, err := l.refresh(now, a); err != nil {
+				l.accounts.remove(id)
+				return nil, err
+			}
 		}
-		a = l.accounts.add(id, a)
 	}
 	if a.policy.Load() == nil {
 		if _, err := l.refresh(now, a); err != nil {

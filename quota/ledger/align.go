@@ -1,7 +1,6 @@
 package ledger
 
 import (
-	"fmt"
 	"time"
 
 	"github.com/llm-quota/caddy-llm-quota/quota"
@@ -10,20 +9,29 @@ import (
 // align puts the periods of a in accord with p, the policy that it is about to
 // have: a schedule that was set or changed begins a period that may reach back
 // before the change, and what was used since then is in the history. The
-// number of the period stays, so that calls under way settle into it.
-func (l *Ledger) align(now time.Time, a *Account, p *Policy) error {
+// number of the period stays, so that calls under way settle into it. If the
+// history cannot be read, the counters go on from where they stand.
+//
+// No account may be locked, nor laterMu: reading the history makes a checkpoint.
+func (l *Ledger) align(now time.Time, a *Account, p *Policy) {
+	for !l.alignOnce(now, a, p) {
+	}
+}
+
+// alignOnce returns false if another call changed the periods meanwhile.
+func (l *Ledger) alignOnce(now time.Time, a *Account, p *Policy) bool {
 	a.mu.Lock()
-	unused := a.lastUsed == 0
-	day := p.day.At(now)
+	day, period := p.day.At(now), quota.Period{}
 	newDay := a.day.period != day && a.day.period.Holds(now.Unix())
-	period, newPeriod := quota.Period{}, false
+	newPeriod, keep := false, false
 	if p.schedule != nil {
 		period = p.schedule.At(now)
-		newPeriod = a.quota.period != period && a.quota.period.Holds(now.Unix())
+		old := a.policy.Load()
+		resumed := old != nil && old.schedule == nil // it was without a quota, and its period stood still
+		newPeriod = a.quota.period != period && (resumed || a.quota.period.Holds(now.Unix()))
+		keep = p.schedule.Reset == quota.ResetManual // counts on from where it stands
 	}
-	keep := newPeriod && p.schedule.Reset == quota.ResetManual // counts on from where it stands
-	before := a.quota.used
-	if unused { // nothing to look up, and nothing worth a line in the journal
+	if a.lastUsed == 0 { // nothing to look up, and nothing worth a line in the journal
 		if newDay {
 			a.day.period = day
 		}
@@ -32,47 +40,57 @@ func (l *Ledger) align(now time.Time, a *Account, p *Policy) error {
 		}
 		newDay, newPeriod = false, false
 	}
+	was, dayWas, underWay := a.quota, a.day, a.inFlight
+	since := period.Start
+	if a.resetAt >= since {
+		since = a.resetAt + 1 // what a reset by hand has forgiven stays so
+	}
 	a.mu.Unlock()
 	if !newDay && !newPeriod {
-		return nil
+		return true
 	}
-	var spent, today quota.Totals
+	spent, today := quota.Totals{Total: was.used}, quota.Totals{Total: dayWas.tokens, Requests: dayWas.requests - underWay}
 	var err error
 	if newPeriod && !keep {
-		if spent, err = l.usedSince(now, a.id, period.Start); err != nil {
-			return fmt.Errorf("reading what %s used: %w", a.id, err)
-		}
+		spent, err = l.usedSince(now, a.id, since)
 	}
-	if newDay {
-		if today, err = l.usedSince(now, a.id, day.Start); err != nil {
-			return fmt.Errorf("reading what %s used today: %w", a.id, err)
-		}
+	if newDay && err == nil {
+		today, err = l.usedSince(now, a.id, day.Start)
+	}
+	if err != nil {
+		l.report("align", err)
+		spent, today = quota.Totals{Total: was.used}, quota.Totals{Total: dayWas.tokens, Requests: dayWas.requests - underWay}
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.quota.number != was.number || a.quota.period != was.period || a.day.number != dayWas.number || a.day.period != dayWas.period {
+		return false
+	}
+	// What was settled and admitted meanwhile counts too; a part of it may be in
+	// the history already and count twice, never not at all.
 	if newPeriod {
-		if !keep {
-			a.quota.used = spent.Total + a.quota.used - before // and what was settled meanwhile
-		}
+		a.quota.used = spent.Total + a.quota.used - was.used
 		a.quota.period = period
 		l.set(now, a, quota.TokenQuota, a.quota.number, a.quota.used, period)
 	}
 	if newDay {
-		a.day.period, a.day.tokens = day, today.Total
-		a.day.requests = today.Requests + a.inFlight
+		a.day.tokens = today.Total + a.day.tokens - dayWas.tokens
+		a.day.requests = today.Requests + underWay + a.day.requests - dayWas.requests
+		a.day.period = day
 		l.set(now, a, quota.TokensPerDay, a.day.number, a.day.tokens, day)
 		l.set(now, a, quota.RequestsPerDay, a.day.number, a.day.requests, day)
 	}
-	return nil
+	return true
 }
 
 // set journals a counter that was set rather than counted.
 func (l *Ledger) set(now time.Time, a *Account, limit quota.LimitName, number uint32, amount int64, p quota.Period) {
+	l.touching(a)
 	seq := l.store.Append(&quota.Record{
 		Kind: quota.RecordSet, Time: now.UnixNano(), Account: a.id,
 		Limit: limit, Number: number, Amount: amount, Period: p,
 	})
-	l.touched([]*Account{a}, seq)
+	a.touched(seq)
 }
 
 // usedSince sums the history of a key, or of a group and all below it, from

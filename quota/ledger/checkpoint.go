@@ -49,6 +49,11 @@ func (l *Ledger) Tick(now time.Time) error {
 func (l *Ledger) Checkpoint(now time.Time) error {
 	l.checkpointMu.Lock()
 	defer l.checkpointMu.Unlock()
+	if len(l.waiting) > 0 { // what failed before comes first, so that no more than that ever waits
+		if err := l.writeWaiting(quota.Checkpoint{}, 0); err != nil {
+			return fmt.Errorf("writing a checkpoint that waits: %w", err)
+		}
+	}
 	records, through, err := l.store.Cut()
 	if err != nil {
 		return fmt.Errorf("cutting the journal: %w", err)
@@ -57,13 +62,13 @@ func (l *Ledger) Checkpoint(now time.Time) error {
 	for r := range records {
 		rows.add(r)
 	}
-	last := l.collect()
+	last, seq := l.collect()
 	written := l.collectLater(&last)
-	if rows.seq == 0 && len(l.waiting)+len(last.Accounts)+len(last.Resolved)+len(last.Corrected) == 0 {
+	if rows.seq == 0 && len(last.Accounts)+len(last.Resolved)+len(last.Corrected) == 0 {
 		return nil // nothing happened
 	}
 	l.waiting = append(l.waiting, rows.checkpoints(through)...)
-	if err := l.writeWaiting(last); err != nil {
+	if err := l.writeWaiting(last, seq); err != nil {
 		return fmt.Errorf("writing a checkpoint: %w", err)
 	}
 	written()
@@ -71,12 +76,11 @@ func (l *Ledger) Checkpoint(now time.Time) error {
 }
 
 // collect takes the accounts that changed, and the reservations that opened or
-// ended, since the last checkpoint.
-func (l *Ledger) collect() (last quota.Checkpoint) {
+// ended, since the last checkpoint, and the last record that they include.
+func (l *Ledger) collect() (last quota.Checkpoint, seq uint64) {
 	l.dirtyMu.Lock()
 	dirty := l.dirty
 	l.dirty = nil
-	last.Resolved, l.resolved = l.resolved, nil
 	l.dirtyMu.Unlock()
 	last.Accounts = make([]quota.AccountCounters, len(dirty))
 	for i, a := range dirty {
@@ -94,13 +98,18 @@ func (l *Ledger) collect() (last quota.Checkpoint) {
 			}
 		}
 		a.mu.Unlock()
+		seq = max(seq, c.Seq)
 	}
-	return last
+	l.dirtyMu.Lock() // after the accounts: whoever held one of them has noted what it resolved
+	last.Resolved, l.resolved = l.resolved, nil
+	seq = max(seq, l.resolvedBy)
+	l.dirtyMu.Unlock()
+	return last, seq
 }
 
 // writeWaiting writes the checkpoints that wait, and the accounts and
-// reservations of last with the final one.
-func (l *Ledger) writeWaiting(last quota.Checkpoint) error {
+// reservations of last, which include all up to record seq, with the final one.
+func (l *Ledger) writeWaiting(last quota.Checkpoint, seq uint64) error {
 	n := len(l.waiting) - 1
 	w := &l.waiting[n]
 	w.Accounts = append(w.Accounts, last.Accounts...)
@@ -108,12 +117,10 @@ func (l *Ledger) writeWaiting(last quota.Checkpoint) error {
 	w.Resolved = append(w.Resolved, last.Resolved...)
 	w.Provisional = append(w.Provisional, last.Provisional...)
 	w.Corrected = append(w.Corrected, last.Corrected...)
-	// What the tables hold must never be ahead of the journal.
-	var seq uint64
 	for i := range w.Accounts {
 		seq = max(seq, w.Accounts[i].Seq)
 	}
-	if seq > 0 {
+	if seq > 0 { // what the tables hold must never be ahead of the journal
 		if err := l.store.Flush(seq); err != nil {
 			return err
 		}
@@ -162,7 +169,7 @@ func (u *rollup) add(r *quota.Record) {
 	}
 	slot := quota.Slot{
 		Key: r.Key, Group: r.Group,
-		Model: u.ledger.models.name(r.Model, r.Kind != quota.RecordRefuse && !r.Outcome.Failed),
+		Model: u.ledger.models.name(r.Key, r.Model, r.Kind != quota.RecordRefuse && !r.Outcome.Failed),
 	}
 	for _, step := range quota.Steps {
 		slot.Step, slot.Start = step, step.Start(at/int64(time.Second))
@@ -204,7 +211,7 @@ func (a *Account) dump(c *quota.Counters) {
 		QuotaUsed: a.quota.used, QuotaGranted: a.quota.granted,
 		DayNumber: a.day.number, DayPeriod: a.day.period,
 		DayRequests: a.day.requests, DayTokens: a.day.tokens,
-		MinuteNumber: a.minute, LastUsed: a.lastUsed,
+		MinuteNumber: a.minute, LastUsed: a.lastUsed, QuotaReset: a.resetAt,
 	}
 	c.RequestsBucket, c.Requests = a.requests.Dump()
 	c.TokensBucket, c.Tokens = a.tokens.Dump()
@@ -216,7 +223,7 @@ func (a *Account) restore(c *quota.Counters, tick int64) {
 	a.seq = c.Seq
 	a.quota = quotaCounter{number: c.QuotaNumber, period: c.QuotaPeriod, used: c.QuotaUsed, granted: c.QuotaGranted}
 	a.day = dayCounter{number: c.DayNumber, period: c.DayPeriod, requests: c.DayRequests, tokens: c.DayTokens}
-	a.minute, a.lastUsed = c.MinuteNumber, c.LastUsed
+	a.minute, a.lastUsed, a.resetAt = c.MinuteNumber, c.LastUsed, c.QuotaReset
 	a.requests.Restore(tick, c.RequestsBucket, c.Requests)
 	a.tokens.Restore(tick, c.TokensBucket, c.Tokens)
 }
@@ -226,6 +233,11 @@ func (a *Account) restore(c *quota.Counters, tick int64) {
 func (l *Ledger) evict(now time.Time) {
 	l.directory.Lock()
 	defer l.directory.Unlock()
+	l.checkpointMu.Lock()
+	defer l.checkpointMu.Unlock()
+	if len(l.waiting) > 0 {
+		return // the tables lack what is in memory
+	}
 	before := now.Add(-idleAfter).UnixNano()
 	for a := range l.accounts.all {
 		if a.id.Kind() != quota.KindKey {

@@ -166,6 +166,12 @@ func (k *ConfigKey) digest() (d [sha256.Size]byte) {
 // takes over what the API made under the same name, and disables what a
 // configuration made before and c lacks. Disabled, grants and counters stay.
 func (l *Ledger) Configure(now time.Time, c *Config) error {
+	_, err := l.configure(now, c)
+	return err
+}
+
+// configure returns the records that it replaced, as they were.
+func (l *Ledger) configure(now time.Time, c *Config) (*replaced, error) {
 	zone := c.Zone
 	if zone == "" {
 		zone = "UTC"
@@ -176,7 +182,7 @@ func (l *Ledger) Configure(now time.Time, c *Config) error {
 	if before.zone != zone {
 		l.settings.Store(&settings{zone: zone})
 	}
-	ch := changes{ledger: l, now: now, present: map[quota.ID]bool{}, groupIDs: map[string]quota.ID{"": 0}}
+	ch := changes{ledger: l, now: now, replaced: replaced{at: stamp(now)}, present: map[quota.ID]bool{}, groupIDs: map[string]quota.ID{"": 0}}
 	err := ch.setGroups(c.Groups)
 	if err == nil {
 		err = errors.Join(ch.setKeys(c.Keys), ch.remove())
@@ -186,7 +192,7 @@ func (l *Ledger) Configure(now time.Time, c *Config) error {
 	}
 	if err != nil {
 		l.settings.Store(before)
-		return fmt.Errorf("applying the configured keys and groups: %w", err)
+		return nil, fmt.Errorf("applying the configured keys and groups: %w", err)
 	}
 	l.counted = false
 	l.setRetention(c.Retention)
@@ -194,6 +200,45 @@ func (l *Ledger) Configure(now time.Time, c *Config) error {
 		err = errors.Join(err, l.changedGroup(now, g))
 	}
 	for _, k := range ch.keys {
+		err = errors.Join(err, l.changedKey(now, k))
+	}
+	return &ch.replaced, err
+}
+
+// replaced are the records that a configuration changed, as they were before
+// it, and when it did.
+type replaced struct {
+	at     time.Time
+	keys   []*quota.Key
+	groups []*quota.Group
+}
+
+// restore puts back what a configuration replaced, where nothing has changed
+// it since.
+func (l *Ledger) restore(now time.Time, old *replaced) error {
+	l.directory.Lock()
+	defer l.directory.Unlock()
+	var keys []*quota.Key
+	var groups []*quota.Group
+	for _, k := range old.keys {
+		if is, err := l.store.Key(k.ID); err == nil && is.UpdatedAt.Equal(old.at) {
+			l.forget(is.Secrets)
+			keys = append(keys, k)
+		}
+	}
+	for _, g := range old.groups {
+		if is, err := l.store.Group(g.ID); err == nil && is.UpdatedAt.Equal(old.at) {
+			groups = append(groups, g)
+		}
+	}
+	if len(keys)+len(groups) == 0 {
+		return nil
+	}
+	err := l.store.Put(keys, groups)
+	for _, g := range groups {
+		err = errors.Join(err, l.changedGroup(now, g))
+	}
+	for _, k := range keys {
 		err = errors.Join(err, l.changedKey(now, k))
 	}
 	return err
@@ -207,11 +252,14 @@ type changes struct {
 	groups   []*quota.Group
 	groupIDs map[string]quota.ID
 	present  map[quota.ID]bool
+	holders  map[quota.SecretHash]string // the names of the keys with these secrets
+	replaced replaced
 }
 
 func (ch *changes) setGroups(groups []ConfigGroup) error {
 	records := make([]*quota.Group, len(groups))
 	before := make([][]byte, len(groups))
+	olds := make([]*quota.Group, len(groups))
 	for i := range groups {
 		id, err := ch.ledger.store.ByName(quota.KindGroup, groups[i].Name)
 		switch {
@@ -220,6 +268,8 @@ func (ch *changes) setGroups(groups []ConfigGroup) error {
 				return err
 			}
 			before[i] = image(records[i])
+			old := *records[i]
+			olds[i] = &old
 		case errors.Is(err, quota.ErrNotFound):
 			records[i] = ch.ledger.newGroup(ch.now, &NewGroup{Name: groups[i].Name}, quota.SourceConfig)
 		default:
@@ -233,6 +283,9 @@ func (ch *changes) setGroups(groups []ConfigGroup) error {
 		if string(before[i]) != string(image(g)) {
 			g.UpdatedAt = stamp(ch.now)
 			ch.groups = append(ch.groups, g)
+			if olds[i] != nil {
+				ch.replaced.groups = append(ch.replaced.groups, olds[i])
+			}
 		}
 	}
 	return nil
@@ -245,7 +298,7 @@ func (ch *changes) setKeys(keys []ConfigKey) error {
 		spec := &keys[i]
 		hash := quota.HashDigest(l.store.HashKey(), spec.digest())
 		holders[hash] = spec.Name
-		var k *quota.Key
+		var k, old *quota.Key
 		var before []byte
 		id, err := l.store.ByName(quota.KindKey, spec.Name)
 		switch {
@@ -254,6 +307,9 @@ func (ch *changes) setKeys(keys []ConfigKey) error {
 				return err
 			}
 			before = image(k)
+			was := *k
+			was.Secrets = slices.Clone(k.Secrets)
+			old = &was
 		case errors.Is(err, quota.ErrNotFound):
 			l.lastID = quota.NextID(quota.KindKey, l.lastID, ch.now)
 			k = &quota.Key{ID: l.lastID, Name: spec.Name, CreatedAt: stamp(ch.now), UpdatedAt: stamp(ch.now)}
@@ -273,15 +329,20 @@ func (ch *changes) setKeys(keys []ConfigKey) error {
 		if string(before) != string(image(k)) {
 			k.UpdatedAt = stamp(ch.now)
 			ch.keys = append(ch.keys, k)
+			if old != nil {
+				ch.replaced.keys = append(ch.replaced.keys, old)
+			}
 		}
 	}
-	return ch.secretsFree(holders)
+	ch.holders = holders
+	return ch.secretsFree()
 }
 
 // secretsFree returns an error if a key outside the configuration has one of
-// the configured secrets.
-func (ch *changes) secretsFree(holders map[quota.SecretHash]string) error {
-	for hash, name := range holders {
+// the configured secrets. A key that an earlier configuration made, and this
+// one lacks, gives its secret up: it was renamed.
+func (ch *changes) secretsFree() error {
+	for hash, name := range ch.holders {
 		id, err := ch.ledger.store.KeyBySecret(hash)
 		if errors.Is(err, quota.ErrNotFound) || (err == nil && ch.present[id]) {
 			continue
@@ -293,7 +354,10 @@ func (ch *changes) secretsFree(holders map[quota.SecretHash]string) error {
 		if err != nil {
 			return err
 		}
-		return fmt.Errorf("key %q: key %q has this secret already: %w", name, other.Name, quota.ErrConflict)
+		if other.Source == quota.SourceConfig && other.Living() {
+			continue
+		}
+		return fmt.Errorf("key %q: key %q has this secret already, or had it before it was deleted: %w", name, other.Name, quota.ErrConflict)
 	}
 	return nil
 }
@@ -312,18 +376,21 @@ func (ch *changes) remove() error {
 			if err != nil {
 				return err
 			}
-			if !k.Removed && k.Living() {
+			was := *k
+			k.Secrets = slices.DeleteFunc(slices.Clone(k.Secrets), func(s quota.Secret) bool { return ch.holders[s.Hash] != "" })
+			if k.Living() && (!k.Removed || len(k.Secrets) < len(was.Secrets)) {
+				ch.ledger.forget(was.Secrets)
 				k.Removed, k.UpdatedAt = true, stamp(ch.now)
-				ch.keys = append(ch.keys, k)
+				ch.keys, ch.replaced.keys = append(ch.keys, k), append(ch.replaced.keys, &was)
 			}
 		default:
 			g, err := ch.ledger.store.Group(id)
 			if err != nil {
 				return err
 			}
-			if !g.Removed && g.Living() {
+			if was := *g; !g.Removed && g.Living() {
 				g.Removed, g.UpdatedAt = true, stamp(ch.now)
-				ch.groups = append(ch.groups, g)
+				ch.groups, ch.replaced.groups = append(ch.groups, g), append(ch.replaced.groups, &was)
 			}
 		}
 	}

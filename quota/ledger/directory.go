@@ -22,7 +22,8 @@ type NewKey struct {
 	Digest *[sha256.Size]byte
 }
 
-// Created is a key that was made, with its secret if that is new.
+// Created is a key that was made, with its secret unless only the digest of it
+// is known.
 type Created struct {
 	Key    *quota.Key
 	Secret string
@@ -76,14 +77,14 @@ func (l *Ledger) newKey(now time.Time, spec *NewKey, source quota.Source) (*quot
 		if prefix, err = quota.ImportedPrefix(secret); err != nil {
 			return nil, "", err
 		}
-		hash = quota.HashSecret(l.store.HashKey(), secret)
+		made, hash = secret, quota.HashSecret(l.store.HashKey(), secret)
 	default:
 		secret, prefix = quota.NewSecret()
 		made = secret
 		hash = quota.HashSecret(l.store.HashKey(), secret)
 	}
 	if _, err := l.store.KeyBySecret(hash); !errors.Is(err, quota.ErrNotFound) {
-		return nil, "", errors.Join(err, fmt.Errorf("another key has this secret: %w", quota.ErrConflict))
+		return nil, "", errors.Join(err, fmt.Errorf("another key has this secret, or had it before it was deleted: %w", quota.ErrConflict))
 	}
 	l.lastID = quota.NextID(quota.KindKey, l.lastID, now)
 	k.ID, k.Prefix, k.Secrets = l.lastID, prefix, []quota.Secret{{Hash: hash}}
@@ -176,13 +177,15 @@ func (l *Ledger) DeleteKey(now time.Time, id quota.ID, check func(*quota.Key) er
 	if err != nil {
 		return err
 	}
-	secrets := k.Secrets
-	k.DeletedAt, k.UpdatedAt, k.Disabled, k.Secrets = stamp(now), stamp(now), true, nil
+	k.DeletedAt, k.UpdatedAt, k.Disabled = stamp(now), stamp(now), true
+	for i := range k.Secrets { // they stay, so that no other key can be given them
+		k.Secrets[i].Until = stamp(now)
+	}
 	if err := l.store.Put([]*quota.Key{k}, nil); err != nil {
 		return fmt.Errorf("storing the key: %w", err)
 	}
 	l.keys--
-	l.forget(secrets)
+	l.forget(k.Secrets)
 	return l.changedKey(now, k)
 }
 
@@ -352,8 +355,7 @@ func (l *Ledger) DeleteGroup(now time.Time, id quota.ID, force bool, check func(
 	for _, c := range children {
 		c.Parent, c.UpdatedAt = g.Parent, stamp(now)
 	}
-	up := g.Parent
-	g.DeletedAt, g.UpdatedAt, g.Parent = stamp(now), stamp(now), up
+	g.DeletedAt, g.UpdatedAt = stamp(now), stamp(now)
 	if err := l.store.Put(keys, append(children, g)); err != nil {
 		return fmt.Errorf("storing the change: %w", err)
 	}

@@ -1,6 +1,8 @@
 package ledger
 
 import (
+	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -19,8 +21,9 @@ type Keeper struct {
 
 // applied is a configuration that holds, or held before a newer one.
 type applied struct {
-	owner  any
-	config *Config
+	owner    any
+	config   *Config
+	replaced *replaced
 }
 
 // Keep takes charge of l, and syncs its store at the given interval; 0: never.
@@ -40,19 +43,27 @@ func (k *Keeper) run(every time.Duration) {
 		sync = t.C
 	}
 	for {
-		var op string
-		var err error
 		select {
 		case <-k.quit:
 			return
 		case now := <-tick.C:
-			op, err = "checkpoint", k.Tick(now)
+			k.try("checkpoint", k.Tick, now)
 		case now := <-sync:
-			op, err = "sync", k.Sync(now)
+			k.try("sync", k.Sync, now)
 		}
-		if err != nil {
-			k.report(op, err)
+	}
+}
+
+// try does what is due. A store that panics, as a damaged one may, is one that
+// fails.
+func (k *Keeper) try(op string, do func(time.Time) error, now time.Time) {
+	defer func() {
+		if p := recover(); p != nil {
+			k.report(op, fmt.Errorf("panic: %v", p))
 		}
+	}()
+	if err := do(now); err != nil {
+		k.report(op, err)
 	}
 }
 
@@ -60,10 +71,11 @@ func (k *Keeper) run(every time.Duration) {
 func (k *Keeper) Apply(now time.Time, owner any, c *Config) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if err := k.Configure(now, c); err != nil {
+	old, err := k.configure(now, c)
+	if err != nil {
 		return err
 	}
-	k.applied = append(k.applied, applied{owner, c})
+	k.applied = append(k.applied, applied{owner, c, old})
 	return nil
 }
 
@@ -76,11 +88,12 @@ func (k *Keeper) Withdraw(now time.Time, owner any) {
 	if i < 0 {
 		return
 	}
-	newest := i == len(k.applied)-1
+	newest, old := i == len(k.applied)-1, k.applied[i].replaced
 	k.applied = slices.Delete(k.applied, i, i+1)
 	if newest && i > 0 {
-		if err := k.Configure(now, k.applied[i-1].config); err != nil {
-			k.report("configure", err)
+		err := k.restore(now, old)
+		if _, again := k.configure(now, k.applied[i-1].config); again != nil || err != nil {
+			k.report("configure", errors.Join(err, again))
 		}
 	}
 }

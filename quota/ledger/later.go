@@ -15,13 +15,12 @@ func (r *Reservation) provisionally(o quota.Outcome) quota.Outcome {
 	return o
 }
 
-// remember keeps a provisional settlement to be found by its name.
+// remember keeps a provisional settlement to be found by its name. laterMu is
+// held, or nobody else has the ledger yet.
 func (l *Ledger) remember(r *quota.Record) {
 	c := *r
 	c.Shares = append([]quota.Share(nil), r.Shares...)
-	l.laterMu.Lock()
 	l.provisional[quota.Later{Key: r.Key, Name: r.Outcome.Later}] = &c
-	l.laterMu.Unlock()
 }
 
 // Correct replaces the provisional charge of key a's call that o.Later names
@@ -29,31 +28,54 @@ func (l *Ledger) remember(r *quota.Record) {
 // returns false if there is no such call, or its outcome is known already.
 func (l *Ledger) Correct(now time.Time, a *Account, o quota.Outcome) (bool, error) {
 	name := quota.Later{Key: a.id, Name: o.Later}
+	for {
+		l.laterMu.Lock()
+		r, err := l.findLater(name)
+		l.laterMu.Unlock()
+		if errors.Is(err, quota.ErrNotFound) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		// Loading may make a checkpoint, which takes laterMu.
+		for i := range r.Shares {
+			if _, err := l.Account(now, r.Shares[i].Account); err != nil {
+				return false, fmt.Errorf("reading %s: %w", r.Shares[i].Account, err)
+			}
+		}
+		if seq, done := l.tryCorrect(now, name, o); done {
+			return true, l.flush(seq)
+		}
+	}
+}
+
+// tryCorrect returns false if the charge was corrected meanwhile, or one of
+// its accounts is gone from memory again.
+func (l *Ledger) tryCorrect(now time.Time, name quota.Later, o quota.Outcome) (seq uint64, done bool) {
 	l.laterMu.Lock()
 	defer l.laterMu.Unlock()
 	r, err := l.findLater(name)
-	if errors.Is(err, quota.ErrNotFound) {
-		return false, nil
-	}
 	if err != nil {
-		return false, err
+		return 0, false
+	}
+	accounts := l.lockShares(r.Shares)
+	if accounts == nil {
+		return 0, false
 	}
 	r.Kind, r.Before, r.Outcome = quota.RecordCorrect, r.Outcome, o
 	r.Time, r.Tick = now.UnixNano(), l.tick(now)
-	accounts, err := l.lockShares(now, r.Shares)
-	if err != nil {
-		return false, err
-	}
+	l.touching(accounts...)
+	seq = l.store.Append(r)
 	for i, a := range accounts {
 		a.correct(&r.Shares[i], r)
+		a.touched(seq)
 	}
-	seq := l.store.Append(r)
-	l.touched(accounts, seq)
 	l.forgetLater(name)
 	for i := len(accounts) - 1; i >= 0; i-- {
 		accounts[i].mu.Unlock()
 	}
-	return true, l.flush(seq)
+	return seq, true
 }
 
 // findLater returns a copy of the provisional record of that name. laterMu is
@@ -76,39 +98,34 @@ func (l *Ledger) forgetLater(name quota.Later) {
 }
 
 // lockShares returns the accounts of a reservation's shares, locked in the
-// order in which they stand there, which is that of chain.
-func (l *Ledger) lockShares(now time.Time, shares []quota.Share) ([]*Account, error) {
-	for {
-		accounts := make([]*Account, 0, len(shares))
-		for i := range shares {
-			a, err := l.Account(now, shares[i].Account)
-			if err != nil {
-				return nil, fmt.Errorf("reading %s: %w", shares[i].Account, err)
-			}
+// order in which they stand there, which is that of chain; nil if one is not
+// in memory.
+func (l *Ledger) lockShares(shares []quota.Share) []*Account {
+	accounts := make([]*Account, 0, len(shares))
+	for i := range shares {
+		a, ok := l.accounts.get(shares[i].Account)
+		if ok {
+			a.mu.Lock()
 			accounts = append(accounts, a)
 		}
-		gone := false
-		for _, a := range accounts {
-			a.mu.Lock()
-			gone = gone || a.gone
-		}
-		if !gone {
-			return accounts, nil
-		}
-		for _, a := range accounts {
-			a.mu.Unlock()
+		if !ok || a.gone {
+			for _, a := range accounts {
+				a.mu.Unlock()
+			}
+			return nil
 		}
 	}
+	return accounts
 }
 
 // correct replaces one charge by another. The account is locked.
 func (a *Account) correct(s *quota.Share, r *quota.Record) {
 	more := r.Outcome.Tokens.Charge() - r.Before.Tokens.Charge()
 	if s.Quota == a.quota.number {
-		a.quota.used += more
+		a.quota.used = max(a.quota.used+more, 0)
 	}
 	if s.Day == a.day.number {
-		a.day.tokens += more
+		a.day.tokens = max(a.day.tokens+more, 0)
 	}
 	switch {
 	case s.Minute != a.minute:

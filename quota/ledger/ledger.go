@@ -33,7 +33,8 @@ type Ledger struct {
 	settings atomic.Pointer[settings]
 	accounts table[quota.ID, *Account]
 	secrets  table[shortHash, login]
-	models   names
+	models   *names       // of the history
+	labels   *names       // of metrics
 	open     atomic.Int64 // open reservations
 	held     atomic.Int64 // tokens that they hold
 	overage  atomic.Int64 // tokens settled beyond what was held
@@ -46,9 +47,10 @@ type Ledger struct {
 	keys      int64 // living keys
 	groups    int64 // living groups
 
-	dirtyMu  sync.Mutex
-	dirty    []*Account // accounts changed since the last checkpoint
-	resolved []uint64   // kept reservations that are open no more
+	dirtyMu    sync.Mutex
+	dirty      []*Account // accounts changed since the last checkpoint
+	resolved   []uint64   // kept reservations that are open no more
+	resolvedBy uint64     // the last record that resolved one
 
 	// Provisional settlements that the store does not have yet, and names of
 	// those whose outcome is known that it may still have.
@@ -89,7 +91,7 @@ func Open(st quota.Store, now time.Time, report func(op string, err error)) (*Le
 	l.settings.Store(&settings{zone: "UTC"})
 	l.accounts.init(idHash)
 	l.secrets.init(shortHash.shard)
-	l.models.init()
+	l.models, l.labels = newNames(10_000, 200, 1000), newNames(1000, 100, 100)
 	if err := l.findLastID(); err != nil {
 		return nil, fmt.Errorf("reading keys and groups: %w", err)
 	}
@@ -129,10 +131,12 @@ func (l *Ledger) Retention() [len(quota.Steps)]time.Duration {
 // Zone returns the name of the time zone of accounts that name none.
 func (l *Ledger) Zone() string { return l.settings.Load().zone }
 
-// Model returns the name under which a model is counted: its own or, once too
-// many different ones have been seen, "other". succeeded says that a call of it
-// ended well, which no caller can feign.
-func (l *Ledger) Model(name string, succeeded bool) string { return l.models.name(name, succeeded) }
+// Model returns the name under which metrics count a model that a key has
+// called: its own or, once too many different ones have been seen, "other".
+// succeeded says that the call ended well.
+func (l *Ledger) Model(key *Account, name string, succeeded bool) string {
+	return l.labels.name(key.id, name, succeeded)
+}
 
 // Status is what the ledger says of itself.
 type Status struct {

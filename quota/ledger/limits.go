@@ -107,7 +107,10 @@ func (a *Account) refusal(kind limitKind, p *Policy, s limitState, need int64, n
 	case kind == tokenQuota && s.used >= s.max:
 		ref.Reason = quota.QuotaSpent
 	case kind.tokens() && need > s.max:
-		ref.Reason, ref.ResetsAt = quota.TooManyTokens, time.Time{}
+		ref.Reason = quota.TooManyTokens
+		if kind == tokensPerMinute {
+			ref.ResetsAt = time.Time{}
+		}
 		return ref
 	case kind == tokenQuota && s.used+need > s.max:
 		ref.Reason = quota.QuotaSpent
@@ -120,8 +123,7 @@ func (a *Account) refusal(kind limitKind, p *Policy, s limitState, need int64, n
 		return ref
 	}
 	if kind == tokenQuota && p.quotaMax == 0 || kind != tokenQuota && s.max == 0 {
-		ref.ResetsAt = time.Time{} // a new period has no more room
-		return ref
+		return ref // a new period has no more room
 	}
 	if !ref.ResetsAt.IsZero() {
 		ref.Wait = max(ref.ResetsAt.Sub(now), time.Second)
@@ -202,9 +204,10 @@ func (l *Ledger) turn(now time.Time, a *Account, p *Policy) {
 }
 
 func (l *Ledger) turned(now time.Time, a *Account, limit quota.LimitName, number uint32, period quota.Period) {
+	l.touching(a)
 	seq := l.store.Append(&quota.Record{
 		Kind: quota.RecordTurn, Time: now.UnixNano(), Account: a.id,
 		Limit: limit, Number: number, Period: period,
 	})
-	l.touched([]*Account{a}, seq)
+	a.touched(seq)
 }

@@ -30,7 +30,7 @@ type State struct {
 	LastUsed time.Time    // zero: never
 }
 
-// State returns where a key or group stands now. It changes nothing.
+// State returns where a key or group stands now. It takes nothing.
 func (l *Ledger) State(now time.Time, id quota.ID) (*State, error) {
 	a, err := l.Account(now, id)
 	if err != nil {
@@ -93,16 +93,16 @@ func (l *Ledger) Reset(now time.Time, id quota.ID, limits []quota.LimitName) err
 		for _, name := range limits {
 			seq = l.store.Append(&quota.Record{
 				Kind: quota.RecordReset, Time: now.UnixNano(), Account: id,
-				Limit: name, Number: a.reset(name, 0),
+				Limit: name, Number: a.reset(now.Unix(), name, 0),
 			})
 		}
 		return seq
 	})
 }
 
-// reset resets one limit, and returns the number of its new period: the given
-// one or, if that is 0, the next.
-func (a *Account) reset(limit quota.LimitName, number uint32) uint32 {
+// reset resets one limit at the Unix second at, and returns the number of its
+// new period: the given one or, if that is 0, the next.
+func (a *Account) reset(at int64, limit quota.LimitName, number uint32) uint32 {
 	next := func(n uint32) uint32 {
 		if number != 0 {
 			return number
@@ -111,7 +111,7 @@ func (a *Account) reset(limit quota.LimitName, number uint32) uint32 {
 	}
 	switch limit {
 	case quota.TokenQuota:
-		a.quota = quotaCounter{number: next(a.quota.number), period: a.quota.period}
+		a.quota, a.resetAt = quotaCounter{number: next(a.quota.number), period: a.quota.period}, at
 		return a.quota.number
 	case quota.TokensPerDay:
 		a.day = dayCounter{number: next(a.day.number), period: a.day.period, requests: a.day.requests}
@@ -171,10 +171,9 @@ func (l *Ledger) change(now time.Time, id quota.ID, fn func(*Account) uint64) er
 			continue
 		}
 		l.turn(now, a, p)
+		l.touching(a)
 		seq := fn(a)
-		if seq != 0 {
-			l.touched([]*Account{a}, seq)
-		}
+		a.touched(seq)
 		a.mu.Unlock()
 		if seq == 0 {
 			return nil

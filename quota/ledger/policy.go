@@ -294,9 +294,7 @@ func (l *Ledger) adopt(now time.Time, a *Account, key *quota.Key, group *quota.G
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", a.id, err)
 	}
-	if err := l.align(now, a, p); err != nil {
-		return nil, err
-	}
+	l.align(now, a, p)
 	a.policy.Store(p)
 	return p, nil
 }

@@ -131,7 +131,8 @@ func (l *Ledger) replayed(id quota.ID, seq uint64, tick int64) (*Account, error)
 	if a.seq >= seq {
 		return nil, nil
 	}
-	l.touched([]*Account{a}, seq)
+	l.touching(a)
+	a.touched(seq)
 	return a, nil
 }
 
@@ -168,7 +169,7 @@ func (a *Account) change(r *quota.Record) {
 	case r.Kind == quota.RecordTurn:
 		a.day = dayCounter{number: r.Number, period: r.Period}
 	case r.Kind == quota.RecordReset:
-		a.reset(r.Limit, r.Number)
+		a.reset(r.Time/int64(time.Second), r.Limit, r.Number)
 	case r.Kind == quota.RecordGrant && r.Number == a.quota.number:
 		a.quota.granted += r.Amount
 	case r.Kind == quota.RecordSet && r.Limit == quota.TokenQuota:

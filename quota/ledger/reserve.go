@@ -34,6 +34,8 @@ type Reservation struct {
 	Rates quota.Rates
 	// Held is how many tokens were reserved.
 	Held int64
+	// Charged is what the call was charged, once it is settled.
+	Charged quota.Outcome
 	// Observed is what would have refused the call, had it not been asked to
 	// be observed only.
 	Observed *quota.Refusal
@@ -194,9 +196,12 @@ func (l *Ledger) take(now time.Time, tick int64, c Call, r *Reservation) uint64 
 		Key: key.id, Group: r.policies[0].GroupID(), Model: c.Model,
 		Shares: r.shares[:r.n], Reserved: r.Held,
 	}
+	l.touching(r.accounts[:r.n]...)
 	seq := l.store.Append(&r.record)
 	r.record.ID = seq
-	l.touched(r.accounts[:r.n], seq)
+	for _, a := range r.accounts[:r.n] {
+		a.touched(seq)
+	}
 	r.prev, r.next = nil, key.opened
 	if r.next != nil {
 		r.next.prev = r
@@ -205,10 +210,11 @@ func (l *Ledger) take(now time.Time, tick int64, c Call, r *Reservation) uint64 
 	return seq
 }
 
-// touched notes that record seq changed the accounts, which are locked.
-func (l *Ledger) touched(accounts []*Account, seq uint64) {
+// touching notes that the accounts, which are locked, are about to change. It
+// comes before the change is journaled: a checkpoint that has cut the journal
+// after it waits for the accounts, and finds the change in them.
+func (l *Ledger) touching(accounts ...*Account) {
 	for _, a := range accounts {
-		a.seq = seq
 		if a.dirty {
 			continue
 		}
@@ -218,6 +224,9 @@ func (l *Ledger) touched(accounts []*Account, seq uint64) {
 		l.dirtyMu.Unlock()
 	}
 }
+
+// touched notes that record seq changed the account, which is locked.
+func (a *Account) touched(seq uint64) { a.seq = max(a.seq, seq) }
 
 // refused counts a refusal, in the history alone.
 func (l *Ledger) refused(now time.Time, a *Account, p *Policy, model string) {
@@ -248,12 +257,16 @@ func (l *Ledger) Settle(now time.Time, r *Reservation, o quota.Outcome) error {
 		o = r.provisionally(o)
 	}
 	tick, charge := l.tick(now), o.Tokens.Charge()
+	if o.Later != "" { // before any account, as in Correct
+		l.laterMu.Lock()
+		defer l.laterMu.Unlock()
+	}
 	r.lock()
 	if r.settled {
 		r.unlock()
 		return nil
 	}
-	r.settled = true
+	r.settled, r.Charged = true, o
 	for i, a := range r.accounts[:r.n] {
 		a.inFlight--
 		a.give(&r.shares[i], tick, r.record.Tick, r.Held, charge)
@@ -269,11 +282,14 @@ func (l *Ledger) Settle(now time.Time, r *Reservation, o quota.Outcome) error {
 	rec := &r.record
 	rec.Kind, rec.Opened, rec.OpenTick = quota.RecordSettle, rec.Time, rec.Tick
 	rec.Time, rec.Tick, rec.Outcome = now.UnixNano(), tick, o
+	l.touching(r.accounts[:r.n]...)
 	seq := l.store.Append(rec)
-	l.touched(r.accounts[:r.n], seq)
+	for _, a := range r.accounts[:r.n] {
+		a.touched(seq)
+	}
 	if r.kept {
 		l.dirtyMu.Lock()
-		l.resolved = append(l.resolved, rec.ID)
+		l.resolved, l.resolvedBy = append(l.resolved, rec.ID), max(l.resolvedBy, seq)
 		l.dirtyMu.Unlock()
 	}
 	if o.Later != "" {

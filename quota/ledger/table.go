@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"encoding/binary"
+	"strings"
 	"sync"
 
 	"github.com/llm-quota/caddy-llm-quota/quota"
@@ -101,41 +102,46 @@ func (t *table[K, V]) all(yield func(V) bool) {
 	}
 }
 
-// names is a bounded set of model names.
+// names is a bounded set of model names. Each key may bring a part of them, so
+// that no caller can spoil the reports of the others.
 type names struct {
-	mu sync.RWMutex
-	m  map[string]struct{}
+	most, perKey, unproven int
+
+	mu    sync.RWMutex
+	m     map[string]struct{}
+	byKey map[quota.ID]int // how many names each key brought
 }
 
 const (
-	maxNames       = 1000 // names that calls which ended well may take
-	maxUnproven    = 100  // up to here any call may bring a new name
-	maxNameLen     = 128
-	otherName      = "other"
-	unreadableName = ""
+	maxNameLen = 128
+	otherName  = "other"
 )
 
-func (n *names) init() { n.m = make(map[string]struct{}) }
+func newNames(most, perKey, unproven int) *names {
+	return &names{most: most, perKey: perKey, unproven: unproven, m: map[string]struct{}{}, byKey: map[quota.ID]int{}}
+}
 
-func (n *names) name(s string, proven bool) string {
-	if s == unreadableName {
+// name returns the name under which a call of key is counted. proven says that
+// the call ended well: any call may bring a new name only while there are few.
+func (n *names) name(key quota.ID, s string, proven bool) string {
+	if s == "" {
 		return s
 	}
 	n.mu.RLock()
 	_, ok := n.m[s]
-	size := len(n.m)
+	size, brought := len(n.m), n.byKey[key]
 	n.mu.RUnlock()
 	if ok {
 		return s
 	}
-	if size >= maxNames || (!proven && size >= maxUnproven) || len(s) > maxNameLen || !quota.Printable(s) {
+	if size >= n.most || brought >= n.perKey || (!proven && size >= n.unproven) || len(s) > maxNameLen || !quota.Printable(s) {
 		return otherName
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if len(n.m) >= maxNames {
-		return otherName
+	if _, ok := n.m[s]; !ok {
+		n.m[strings.Clone(s)] = struct{}{} // s may be a piece of something large
+		n.byKey[key]++
 	}
-	n.m[s] = struct{}{}
 	return s
 }

@@ -205,10 +205,10 @@ func decodeCounters(b []byte, c *quota.Counters) error {
 
 // countersInts lists the fields of c that are plain numbers, in their order on
 // disk.
-func countersInts(c *quota.Counters) [11]*int64 {
+func countersInts(c *quota.Counters) [12]*int64 {
 	return [...]*int64{
 		&c.QuotaPeriod.Start, &c.QuotaPeriod.End, &c.QuotaUsed, &c.QuotaGranted,
 		&c.DayPeriod.Start, &c.DayPeriod.End, &c.DayRequests, &c.DayTokens,
-		&c.RequestsBucket, &c.TokensBucket, &c.LastUsed,
+		&c.RequestsBucket, &c.TokensBucket, &c.LastUsed, &c.QuotaReset,
 	}
 }
