@@ -181,6 +181,9 @@ func later(a, b *quota.Refusal) bool {
 // take does what Reserve has decided. The accounts are locked.
 func (l *Ledger) take(now time.Time, tick int64, c Call, r *Reservation) uint64 {
 	for i, a := range r.accounts[:r.n] {
+		if a.lastUsed == 0 {
+			l.begin(now, a)
+		}
 		a.quota.reserved += r.Held
 		a.day.reserved += r.Held
 		a.day.requests++
@@ -208,6 +211,16 @@ func (l *Ledger) take(now time.Time, tick int64, c Call, r *Reservation) uint64 
 	}
 	key.opened = r
 	return seq
+}
+
+// begin journals the periods in which an account, which is locked, is used for
+// the first time: after a crash they cannot be told from the history, if there
+// was a reset meanwhile.
+func (l *Ledger) begin(now time.Time, a *Account) {
+	if a.quota.period != (quota.Period{}) {
+		l.set(now, a, quota.TokenQuota, a.quota.number, a.quota.used, a.quota.period)
+	}
+	l.set(now, a, quota.TokensPerDay, a.day.number, a.day.tokens, a.day.period)
 }
 
 // touching notes that the accounts, which are locked, are about to change. It

@@ -316,11 +316,11 @@ func (w *world) freed(id quota.ID, c Call, ref *quota.Refusal) {
 	if ref.Wait == quota.Never || ref.Wait == time.Second || ref.Limit == quota.TokenQuota && ref.Requested > a.quotaMax {
 		return
 	}
-	fits := func(now time.Time) bool {
+	fits := func(now time.Time, underWay bool) bool {
 		s := w.state(ref.Account, now)[ref.Limit]
-		return s.used+s.reserved+ref.Requested <= s.max || s.reserved > 0
+		return s.used+s.reserved+ref.Requested <= s.max || underWay && s.reserved > 0
 	}
-	if at := w.now.Add(ref.Wait); !fits(at) || fits(at.Add(-1)) && ref.Wait > time.Second {
+	if at := w.now.Add(ref.Wait); !fits(at, true) || fits(at.Add(-1), false) && ref.Wait > time.Second {
 		w.t.Fatalf("%v does not free in %v: %v", ref, ref.Wait, w.state(ref.Account, at)[ref.Limit])
 	}
 }
