@@ -341,7 +341,7 @@ func (w *world) settle(t *rapid.T) {
 	c.open, c.ended = false, w.now
 	o := quota.Outcome{Tokens: quota.Tokens{Input: c.charge}}
 	if rapid.IntRange(0, 3).Draw(t, "background") == 0 {
-		c.charge, c.later = c.held, fmt.Sprint("answer ", len(w.calls), w.now.UnixNano(), c.at.UnixNano())
+		c.charge, c.later = c.held, fmt.Sprint("answer ", slices.Index(w.calls, c))
 		o.Later = c.later
 	}
 	for range rapid.IntRange(1, 3).Draw(t, "times") { // settling is idempotent

@@ -5,7 +5,7 @@
 // The file is what makes a call cheap: a write into the system's cache
 // survives the death of the process and costs a microsecond, where a commit of
 // Badger's costs many and wakes several goroutines. The tables are written
-// about once a second, in whole changes, each of them durable when it is done.
+// every few seconds, in whole changes, each of them durable when it is done.
 //
 // In the data directory lie
 //
