@@ -221,7 +221,9 @@ func TestEvictWhileStoreFails(t *testing.T) {
 	h.failCP.Store(false)
 	l.Close(now)
 	l, _ = openHook(t, dir, now)
-	t.Logf("after the store's recovery and a restart: %+v", used(t, l, now, a.id))
+	if u := used(t, l, now, a.id).Used; u != 95 {
+		t.Errorf("after the store's recovery and a restart: used %d, want 95", u)
+	}
 }
 
 // TestWaitingGrows fails checkpoints again and again: what waits stays small.

@@ -111,7 +111,7 @@ func (j *journal) flush(seq uint64) error {
 			return err
 		}
 	}
-	if seq <= j.lostLast.Load() && seq >= j.lostFirst.Load() {
+	if last := j.lostLast.Load(); last > 0 && seq <= last && seq >= j.lostFirst.Load() {
 		return errLost
 	}
 	return nil
