@@ -19,4 +19,6 @@ var (
 	ErrInvalid = errors.New("invalid")
 	// ErrClosed says that the store or the ledger has been closed.
 	ErrClosed = errors.New("closed")
+	// ErrDamaged says that the store has lost something and works without it.
+	ErrDamaged = errors.New("damaged")
 )

@@ -1,7 +1,9 @@
 package quota
 
 import (
+	"io"
 	"iter"
+	"time"
 
 	"github.com/llm-quota/caddy-llm-quota/limiter"
 )
@@ -215,6 +217,31 @@ type StoreInfo struct {
 	LastSync  int64 // Unix nanoseconds of the last write known to be on disk; 0: none
 }
 
+// Snapshot is the store at one moment: its tables, and the records of the
+// journal that the tables do not include yet. It stays as it is while the store
+// goes on, and must be closed.
+type Snapshot interface {
+	// Through is that of the last checkpoint: the usage of later records is in
+	// none of the rows.
+	Through() uint64
+	// Accounts calls fn for the counters of every account, in any order, until
+	// fn returns an error, which it returns.
+	Accounts(fn func(*AccountCounters) error) error
+	// Open calls fn for each reservation that the tables keep.
+	Open(fn func(*Record) error) error
+	// Tail calls fn for each record after Through, in order of Seq, and maybe
+	// some before it. A record is fn's only until it returns.
+	Tail(fn func(*Record) error) error
+	// Usage is History's.
+	Usage(q RowQuery, fn func(*Row) error) error
+	// WriterTo writes a backup, of which a store of the same engine can be made
+	// anew. Reservations that are open in it will be charged as at a crash.
+	io.WriterTo
+	// Save keeps a backup where the store keeps its own, and drops old ones.
+	Save(now time.Time) error
+	Close() error
+}
+
 // Store is all that the ledger needs kept. Its methods may be called from
 // several goroutines, but Cut, Checkpoint and Prune only by one at a time.
 type Store interface {
@@ -231,6 +258,17 @@ type Store interface {
 	// Sync returns when all that was flushed or put survives a power loss.
 	// now is kept as StoreInfo.LastSync.
 	Sync(now int64) error
+	// Guard, called about every second, does what the store needs for its own
+	// safety, such as keeping room on its disk, and says what is wrong with it:
+	// nil when it is well; ErrDamaged when it works, but has lost something that
+	// nobody has looked into yet; any other error when it cannot be relied on to
+	// write.
+	Guard(now time.Time) error
+	// Snapshot returns a view of all that was flushed or put before. No
+	// Checkpoint may be under way.
+	Snapshot() (Snapshot, error)
+	// SnapshotDue tells whether it is time for a Snapshot to be saved.
+	SnapshotDue(now time.Time) bool
 	// Info describes the store.
 	Info() StoreInfo
 	// Close syncs and closes the store.
