@@ -55,6 +55,7 @@ func (l *Ledger) load(now time.Time, id quota.ID) (*Account, error) {
 		var c quota.Counters
 		if err := l.store.Counters(id, &c); err == nil {
 			a.restore(&c, l.tick(now))
+			l.saw(c.LastUsed, now)
 		} else if !errors.Is(err, quota.ErrNotFound) {
 			return nil, fmt.Errorf("reading the counters of %s: %w", id, err)
 		}

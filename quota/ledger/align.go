@@ -22,13 +22,13 @@ func (l *Ledger) align(now time.Time, a *Account, p *Policy) {
 func (l *Ledger) alignOnce(now time.Time, a *Account, p *Policy) bool {
 	a.mu.Lock()
 	day, period := p.day.At(now), quota.Period{}
-	newDay := a.day.period != day && a.day.period.Holds(now.Unix())
+	newDay := a.day.period != day && unended(a.day.period, now)
 	newPeriod, keep := false, false
 	if p.schedule != nil {
 		period = p.schedule.At(now)
 		old := a.policy.Load()
 		resumed := old != nil && old.schedule == nil // it was without a quota, and its period stood still
-		newPeriod = a.quota.period != period && (resumed || a.quota.period.Holds(now.Unix()))
+		newPeriod = a.quota.period != period && (resumed || unended(a.quota.period, now))
 		keep = p.schedule.Reset == quota.ResetManual // counts on from where it stands
 	}
 	if a.lastUsed == 0 { // nothing to look up, and nothing worth a line in the journal
@@ -58,7 +58,7 @@ func (l *Ledger) alignOnce(now time.Time, a *Account, p *Policy) bool {
 		today, err = l.usedSince(now, a.id, day.Start)
 	}
 	if err != nil {
-		l.report("align", err)
+		l.failed("align", err)
 		spent, today = quota.Totals{Total: was.used}, quota.Totals{Total: dayWas.tokens, Requests: dayWas.requests - underWay}
 	}
 	a.mu.Lock()

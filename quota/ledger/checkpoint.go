@@ -27,6 +27,7 @@ func (l *Ledger) Tick(now time.Time) error {
 	if tick-l.lastSweep >= int64(time.Minute) {
 		l.lastSweep = tick
 		l.evict(now)
+		l.sweep(now)
 	}
 	if t := now.Unix(); t-l.lastPrune >= 600 {
 		l.lastPrune = t

@@ -18,8 +18,10 @@ type Config struct {
 	Zone string
 	// Retention is how long usage is kept in each step; 0: DefaultRetention.
 	Retention [len(quota.Steps)]time.Duration
-	Groups    []ConfigGroup
-	Keys      []ConfigKey
+	// OnStoreError is what limits do while the store fails.
+	OnStoreError OnStoreError
+	Groups       []ConfigGroup
+	Keys         []ConfigKey
 }
 
 // ConfigGroup is a group of keys under a shared budget.
@@ -91,6 +93,9 @@ func (k *ConfigKey) resolve(zone string, member *quota.Quota, replace func(strin
 
 func (c *Config) validate() error {
 	if _, err := quota.LoadZone(c.Zone); err != nil {
+		return err
+	}
+	if err := c.OnStoreError.validate(); err != nil {
 		return err
 	}
 	parents := make(map[string]string, len(c.Groups))
@@ -179,8 +184,8 @@ func (l *Ledger) configure(now time.Time, c *Config) (*replaced, error) {
 	l.directory.Lock()
 	defer l.directory.Unlock()
 	before := l.settings.Load()
-	if before.zone != zone {
-		l.settings.Store(&settings{zone: zone})
+	if before.zone != zone || before.onError != c.OnStoreError {
+		l.settings.Store(&settings{zone: zone, onError: c.OnStoreError})
 	}
 	ch := changes{ledger: l, now: now, replaced: replaced{at: stamp(now)}, present: map[quota.ID]bool{}, groupIDs: map[string]quota.ID{"": 0}}
 	err := ch.setGroups(c.Groups)

@@ -48,6 +48,7 @@ func (k *Keeper) run(every time.Duration) {
 			return
 		case now := <-tick.C:
 			k.try("checkpoint", k.Tick, now)
+			k.try("guard", k.examine, now)
 		case now := <-sync:
 			k.try("sync", k.Sync, now)
 		}
@@ -59,11 +60,11 @@ func (k *Keeper) run(every time.Duration) {
 func (k *Keeper) try(op string, do func(time.Time) error, now time.Time) {
 	defer func() {
 		if p := recover(); p != nil {
-			k.report(op, fmt.Errorf("panic: %v", p))
+			k.failed(op, fmt.Errorf("panic: %v", p))
 		}
 	}()
 	if err := do(now); err != nil {
-		k.report(op, err)
+		k.failed(op, err)
 	}
 }
 
@@ -93,7 +94,7 @@ func (k *Keeper) Withdraw(now time.Time, owner any) {
 	if newest && i > 0 {
 		err := k.restore(now, old)
 		if _, again := k.configure(now, k.applied[i-1].config); again != nil || err != nil {
-			k.report("configure", errors.Join(err, again))
+			k.failed("configure", errors.Join(err, again))
 		}
 	}
 }

@@ -29,7 +29,10 @@ type Ledger struct {
 	store  quota.Store
 	report func(op string, err error)
 
-	base     time.Time // the origin of the windows' clock, with its monotonic reading
+	base     time.Time    // the origin of the windows' clock, with its monotonic reading
+	seen     atomic.Int64 // the latest time there was, Unix nanoseconds; see wall
+	ill      atomic.Pointer[Health]
+	onHealth func(Health, bool)
 	settings atomic.Pointer[settings]
 	accounts table[quota.ID, *Account]
 	secrets  table[shortHash, login]
@@ -89,6 +92,7 @@ func Open(st quota.Store, now time.Time, report func(op string, err error)) (*Le
 		provisional: map[quota.Later]*quota.Record{}, corrected: map[quota.Later]bool{},
 	}
 	l.settings.Store(&settings{zone: "UTC"})
+	l.seen.Store(now.UnixNano())
 	l.accounts.init(idHash)
 	l.secrets.init(shortHash.shard)
 	l.models, l.labels = newNames(10_000, 200, 1000), newNames(1000, 100, 100)
@@ -201,6 +205,6 @@ func (l *Ledger) flush(seq uint64) error {
 		return err
 	}
 	// Memory stays the authority; the line is written with the next one.
-	l.report("journal", err)
+	l.failed("journal", err)
 	return nil
 }

@@ -41,8 +41,9 @@ func (l *Ledger) State(now time.Time, id quota.ID) (*State, error) {
 		return nil, err
 	}
 	tick := l.tick(now)
+	now = l.wall(now)
 	s := &State{Policy: p}
-	a.mu.Lock()
+	l.timely(now, a, p)
 	defer a.mu.Unlock()
 	if a.lastUsed != 0 {
 		s.LastUsed = stamp(time.Unix(0, a.lastUsed))
@@ -156,6 +157,7 @@ func (l *Ledger) Grant(now time.Time, id quota.ID, tokens int64) error {
 // change applies fn, which appends to the journal, to an account whose periods
 // are those of now.
 func (l *Ledger) change(now time.Time, id quota.ID, fn func(*Account) uint64) error {
+	now = l.wall(now)
 	for {
 		a, err := l.Account(now, id)
 		if err != nil {
@@ -165,7 +167,7 @@ func (l *Ledger) change(now time.Time, id quota.ID, fn func(*Account) uint64) er
 		if err != nil {
 			return err
 		}
-		a.mu.Lock()
+		l.timely(now, a, p)
 		if a.gone {
 			a.mu.Unlock()
 			continue

@@ -51,7 +51,8 @@ type access struct {
 // settings are what accounts take from the app. New ones make every policy be
 // built again when it is next used.
 type settings struct {
-	zone string
+	zone    string
+	onError OnStoreError
 
 	mu    sync.Mutex
 	terms map[termsKey]*Terms // those in use, so that equal ones are shared

@@ -40,6 +40,7 @@ func (l *Ledger) recover(now time.Time) error {
 			return nil
 		},
 		func(r *quota.Record) error {
+			l.saw(r.Time, now)
 			switch r.Kind {
 			case quota.RecordOpen:
 				open[r.ID] = keep(r)

@@ -91,16 +91,24 @@ func (r *Reservation) unlock() {
 // that cannot be read; it is never for a limit.
 func (l *Ledger) Reserve(now time.Time, a *Account, c Call, r *Reservation) (*quota.Refusal, error) {
 	tick := l.tick(now)
+	now = l.wall(now)
 	for {
 		p, err := l.Policy(now, a)
 		if err != nil {
 			return nil, err
 		}
 		r.chain(a, p)
-		if !r.lock() {
+		gone := r.lock()
+		early := r.early(now)
+		if !gone && !early {
 			break
 		}
 		r.unlock()
+		if early {
+			for i, a := range r.accounts[:r.n] {
+				l.align(now, a, r.policies[i])
+			}
+		}
 		if a, err = l.Account(now, a.id); err != nil {
 			return nil, err
 		}
@@ -112,7 +120,8 @@ func (l *Ledger) Reserve(now time.Time, a *Account, c Call, r *Reservation) (*qu
 		c.Output, c.Least = 0, 0
 	}
 	hold := c.Input + c.Output
-	ref, left := r.check(now, tick, c)
+	ease := l.easing()
+	ref, left := r.check(now, tick, c, ease)
 	if !c.Observe {
 		if ref != nil {
 			r.rates(now, tick)
@@ -130,18 +139,46 @@ func (l *Ledger) Reserve(now time.Time, a *Account, c Call, r *Reservation) (*qu
 	r.unlock()
 	l.open.Add(1)
 	l.held.Add(hold)
-	return nil, l.flush(seq)
+	if err := l.flush(seq); err != nil || ease == l.easing() {
+		return nil, err
+	}
+	return l.reconsider(now, tick, c, r)
+}
+
+// reconsider refuses a call during whose admission the store began to fail, if
+// that is what its limits demand.
+func (l *Ledger) reconsider(now time.Time, tick int64, c Call, r *Reservation) (*quota.Refusal, error) {
+	r.lock()
+	deny := !c.Observe && l.easing().denies(r, tick)
+	r.unlock()
+	if !deny {
+		return nil, nil
+	}
+	return &quota.Refusal{Reason: quota.StoreUnavailable}, l.Void(now, r)
+}
+
+// early tells whether an account has a period that begins in the future.
+func (r *Reservation) early(now time.Time) bool {
+	for i, a := range r.accounts[:r.n] {
+		if a.early(r.policies[i], now) {
+			return true
+		}
+	}
+	return false
 }
 
 // check finds what refuses the call, and how many tokens are left for it on
 // the tightest limit. It changes nothing but the windows' idea of the time.
-func (r *Reservation) check(now time.Time, tick int64, c Call) (worst *quota.Refusal, left int64) {
+func (r *Reservation) check(now time.Time, tick int64, c Call, ease ease) (worst *quota.Refusal, left int64) {
 	left = quota.MaxAmount
+	if ease.denies(r, tick) {
+		return &quota.Refusal{Reason: quota.StoreUnavailable}, 0
+	}
 	for i, a := range r.accounts[:r.n] {
 		p := r.policies[i]
 		for kind := range limitKinds {
 			s := a.state(kind, p, tick)
-			if s.max == none {
+			if s.max == none || ease.of(kind) == AllowOnError {
 				continue
 			}
 			need := int64(1)
@@ -270,6 +307,7 @@ func (l *Ledger) Settle(now time.Time, r *Reservation, o quota.Outcome) error {
 		o = r.provisionally(o)
 	}
 	tick, charge := l.tick(now), o.Tokens.Charge()
+	now = l.wall(now)
 	if o.Later != "" { // before any account, as in Correct
 		l.laterMu.Lock()
 		defer l.laterMu.Unlock()
