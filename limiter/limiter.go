@@ -1,5 +1,6 @@
-// Package limiter counts what happened in a rolling window. It is arithmetic
-// alone: the time is an argument, and whoever owns a window guards it.
+// Package limiter counts what happened in a rolling window, and who failed too
+// often. It is arithmetic alone: the time is an argument, and whoever owns a
+// window guards it.
 package limiter
 
 import "math"
