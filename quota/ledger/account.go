@@ -99,9 +99,30 @@ func (l *Ledger) ByName(now time.Time, name string) (*Account, error) {
 // Authenticate returns the key that secret opens, or quota.ErrNotFound. An
 // unknown secret leaves nothing behind in memory.
 func (l *Ledger) Authenticate(now time.Time, secret string) (*Account, error) {
+	a, hash := l.Recognize(now, secret)
+	if a != nil {
+		return a, nil
+	}
+	return l.LookUp(now, secret, hash)
+}
+
+// Recognize returns the key that secret opens if it is in memory, as that of
+// every active key is: whoever presents it costs nothing. If not, it returns
+// nil, and the hash by which LookUp finds the key.
+func (l *Ledger) Recognize(now time.Time, secret string) (*Account, quota.SecretHash) {
 	h := quota.HashSecret(l.store.HashKey(), secret)
-	if in, ok := l.secrets.get(short(h)); ok {
-		if in.until != 0 && now.UnixNano() >= in.until {
+	in, _ := l.secrets.get(short(h))
+	if in.ended(now) {
+		return nil, h
+	}
+	return in.account, h
+}
+
+// LookUp returns the key that a secret opens which Recognize did not know, or
+// quota.ErrNotFound. It asks the store.
+func (l *Ledger) LookUp(now time.Time, secret string, h quota.SecretHash) (*Account, error) {
+	if in, ok := l.secrets.get(short(h)); ok { // it has ended, or has just been looked up
+		if in.ended(now) {
 			return nil, quota.ErrNotFound
 		}
 		return in.account, nil
@@ -132,10 +153,12 @@ func (l *Ledger) Authenticate(now time.Time, secret string) (*Account, error) {
 			in.until = s.Until.UnixNano()
 		}
 		l.secrets.put(short(h), in)
-		if in.until != 0 && now.UnixNano() >= in.until {
+		if in.ended(now) {
 			break
 		}
 		return a, nil
 	}
 	return nil, quota.ErrNotFound
 }
+
+func (in login) ended(now time.Time) bool { return in.until != 0 && now.UnixNano() >= in.until }
