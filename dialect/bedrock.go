@@ -289,7 +289,7 @@ func bedrockError(r *refused) string {
 		return "AccessDeniedException"
 	case quota.QuotaSpent:
 		return "ServiceQuotaExceededException"
-	case quota.RateLimited:
+	case quota.RateLimited, quota.TooManyFailures:
 		if r.passing() {
 			return "ThrottlingException"
 		}

@@ -145,6 +145,7 @@ func TestBedrockRefusals(t *testing.T) {
 		{quota.Refusal{Reason: quota.UnknownCoding}, 415, "ValidationException"},
 		{quota.Refusal{Reason: quota.BodyTooLarge}, 413, "ValidationException"},
 		{quota.Refusal{Reason: quota.StoreUnavailable}, 503, "ServiceUnavailableException"},
+		{quota.Refusal{Reason: quota.TooManyFailures, Wait: time.Second}, 429, "ThrottlingException"},
 		{quota.Refusal{Reason: quota.RateLimited, Limit: quota.RequestsPerMinute, Wait: time.Second}, 429, "ThrottlingException"},
 		{quota.Refusal{Reason: quota.RateLimited, Limit: quota.ConcurrentRequests}, 429, "ThrottlingException"},
 		{quota.Refusal{Reason: quota.RateLimited, Limit: quota.TokensPerDay, Wait: time.Hour}, 429, "ServiceQuotaExceededException"},

@@ -315,12 +315,12 @@ func (d geminiDialect) refusal(_ http.Header, r *refused) []byte {
 		}}
 	case r.ref.Limit != "":
 		s.Details = []any{quotaFailure{googleRPC + "QuotaFailure", []violation{violationOf(r.ref)}}}
-		if r.wait > 0 {
-			wait := seconds(r.wait)
-			// Google's words, from which tools read the wait.
-			s.Message = strings.Replace(s.Message, "Please try again in "+duration(r.wait)+".", "Please retry in "+wait+".", 1)
-			s.Details = append(s.Details, retryInfo{googleRPC + "RetryInfo", wait})
-		}
+	}
+	if r.wait > 0 {
+		wait := seconds(r.wait)
+		// Google's words, from which tools read the wait.
+		s.Message = strings.Replace(s.Message, "Please try again in "+duration(r.wait)+".", "Please retry in "+wait+".", 1)
+		s.Details = append(s.Details, retryInfo{googleRPC + "RetryInfo", wait})
 	}
 	s.Code = r.status
 	return marshal(struct {

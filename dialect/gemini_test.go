@@ -191,6 +191,7 @@ func TestGeminiRefusals(t *testing.T) {
 		{&quota.Refusal{Reason: quota.ModelNotAllowed}, 403, "PERMISSION_DENIED", "", "", "model"},
 		{&quota.Refusal{Reason: quota.BodyTooLarge}, 413, "INVALID_ARGUMENT", "", "", "too large"},
 		{&quota.Refusal{Reason: quota.StoreUnavailable}, 503, "UNAVAILABLE", "", "", "at the moment"},
+		{&quota.Refusal{Reason: quota.TooManyFailures, Wait: time.Second}, 429, "RESOURCE_EXHAUSTED", "", "1s", "Please retry in 1s."},
 		{limit(quota.RateLimited, quota.TokensPerMinute, 1574*time.Millisecond), 429, "RESOURCE_EXHAUSTED", "TokensPerMinutePerKey", "1.574s", "Please retry in 1.574s."},
 		{limit(quota.RateLimited, quota.RequestsPerDay, 3*time.Hour), 429, "RESOURCE_EXHAUSTED", "RequestsPerDayPerKey", "10800s", "Please retry in 10800s."},
 		{limit(quota.RateLimited, quota.ConcurrentRequests, 0), 429, "RESOURCE_EXHAUSTED", "ConcurrentRequestsPerKey", "1s", "Please retry in 1s."},

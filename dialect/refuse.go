@@ -45,6 +45,7 @@ var refusals = map[quota.Reason]refused{
 	quota.Unmetered:           {status: 403, typ: "invalid_request_error", code: "unmetered_call", name: "permission_error", grpc: "PERMISSION_DENIED"},
 	quota.UnknownCoding:       {status: 415, typ: "invalid_request_error", code: "unsupported_encoding", name: "invalid_request_error", grpc: "INVALID_ARGUMENT"},
 	quota.BodyTooLarge:        {status: 413, typ: "invalid_request_error", code: "request_too_large", name: "request_too_large", grpc: "INVALID_ARGUMENT"},
+	quota.TooManyFailures:     {status: 429, typ: "requests", code: "rate_limit_exceeded", name: "rate_limit_error", grpc: "RESOURCE_EXHAUSTED"},
 	quota.StoreUnavailable:    {status: 503, typ: "server_error", code: "quota_store_unavailable", name: "api_error", grpc: "UNAVAILABLE"},
 }
 
@@ -92,7 +93,7 @@ func requestLimit(l quota.LimitName) bool {
 func waitOf(ref *quota.Refusal, now time.Time) time.Duration {
 	switch {
 	case ref.Limit == "":
-		return 0
+		return max(ref.Wait, 0)
 	case ref.Limit == quota.ConcurrentRequests && ref.Wait != quota.Never:
 		return max(ref.Wait, time.Second)
 	case ref.Wait > 0:
@@ -107,7 +108,8 @@ func waitOf(ref *quota.Refusal, now time.Time) time.Duration {
 
 // passing tells whether waiting a little helps.
 func (r *refused) passing() bool {
-	return r.ref.Reason == quota.RateLimited && r.ref.Wait != quota.Never && r.wait > 0 && r.wait <= retryable
+	frees := r.ref.Reason == quota.RateLimited || r.ref.Reason == quota.TooManyFailures
+	return frees && r.ref.Wait != quota.Never && r.wait > 0 && r.wait <= retryable
 }
 
 // retryHeaders tells when to come again. Seconds are whole and at least 1, as
@@ -129,7 +131,7 @@ func (r *refused) retryHeaders(h http.Header) {
 func message(r *refused, now time.Time) string {
 	ref := r.ref
 	if ref.Limit == "" {
-		return plainMessage(ref)
+		return plainMessage(r)
 	}
 	var b strings.Builder
 	on := fmt.Sprintf("on %s for %s %s", limitWords(ref.Limit), ref.Account.Kind(), quoteName(ref.AccountName))
@@ -178,6 +180,7 @@ var plainMessages = map[quota.Reason]string{
 	quota.Unmetered:           "What this call uses cannot be metered, so keys under a token limit may not make it.",
 	quota.UnknownCoding:       "The request body's Content-Encoding is not supported.",
 	quota.BodyTooLarge:        "The request body is too large.",
+	quota.TooManyFailures:     "Too many unknown API keys came from this address.",
 	quota.StoreUnavailable:    "Limits cannot be checked at the moment.",
 	quota.RateLimited:         "Rate limit reached.",
 	quota.QuotaSpent:          "You exceeded your current quota.",
@@ -185,10 +188,13 @@ var plainMessages = map[quota.Reason]string{
 }
 
 // plainMessage says what refused when it was no limit.
-func plainMessage(ref *quota.Refusal) string {
-	s := plainMessages[ref.Reason]
-	if ref.Detail != "" {
-		s = strings.TrimSpace(s + " " + ref.Detail)
+func plainMessage(r *refused) string {
+	s := plainMessages[r.ref.Reason]
+	if r.ref.Detail != "" {
+		s = strings.TrimSpace(s + " " + r.ref.Detail)
+	}
+	if r.wait > 0 {
+		s += " Please try again in " + duration(r.wait) + "."
 	}
 	return s
 }

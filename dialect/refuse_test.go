@@ -40,6 +40,8 @@ func TestRefuse(t *testing.T) {
 		{&quota.Refusal{Reason: quota.Unmetered}, 403, "invalid_request_error", "unmetered_call", "permission_error", "", "", "false", "metered"},
 		{&quota.Refusal{Reason: quota.UnknownCoding}, 415, "invalid_request_error", "unsupported_encoding", "invalid_request_error", "", "", "false", "Content-Encoding"},
 		{&quota.Refusal{Reason: quota.BodyTooLarge}, 413, "invalid_request_error", "request_too_large", "request_too_large", "", "", "false", "too large"},
+		{&quota.Refusal{Reason: quota.TooManyFailures, Wait: time.Second}, 429, "requests", "rate_limit_exceeded", "rate_limit_error", "1", "1000", "", "Too many unknown API keys came from this address. Please try again in 1s."},
+		{&quota.Refusal{Reason: quota.TooManyFailures, Wait: time.Minute + 1}, 429, "requests", "rate_limit_exceeded", "rate_limit_error", "61", "", "false", "Too many unknown API keys"},
 		{&quota.Refusal{Reason: quota.StoreUnavailable}, 503, "server_error", "quota_store_unavailable", "api_error", "", "", "", "at the moment"},
 		{limit(quota.RateLimited, quota.TokensPerMinute, 1574*time.Millisecond, time.Time{}), 429, "tokens", "rate_limit_exceeded", "rate_limit_error", "2", "1574", "", "on tokens per min (TPM) for key \"say \\\"hi\\\" <&>\": Limit 200, Used 150, Reserved 40, Requested 20. Please try again in 1.574s."},
 		{limit(quota.RateLimited, quota.RequestsPerMinute, time.Nanosecond, time.Time{}), 429, "requests", "rate_limit_exceeded", "rate_limit_error", "1", "1", "", "Please try again in 1ms."},

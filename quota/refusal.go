@@ -25,6 +25,7 @@ const (
 	UnknownCoding       Reason = "unsupported_encoding"
 	Unmetered           Reason = "unmetered_call"
 	StoreUnavailable    Reason = "quota_store_unavailable"
+	TooManyFailures     Reason = "auth_throttled" // unknown keys from one address
 )
 
 // Never as a Wait says that waiting does not help.
@@ -36,6 +37,9 @@ type Refusal struct {
 	Reason Reason
 	// Detail adds to the message what the reason leaves open.
 	Detail string
+	// Wait is how long until the call would fit if nothing else came; Never
+	// when it would not. It is set when a limit refused, or for TooManyFailures.
+	Wait time.Duration
 
 	// What follows is set when a limit refused.
 	Limit       LimitName
@@ -45,9 +49,6 @@ type Refusal struct {
 	Used        int64 // settled
 	Reserved    int64 // held by calls under way
 	Requested   int64 // what this call needed at the least
-	// Wait is how long until the call would fit if nothing else came; Never
-	// when it would not.
-	Wait time.Duration
 	// ResetsAt is when the limit's period ends; zero when it has no end.
 	ResetsAt time.Time
 }
