@@ -29,7 +29,8 @@ type journal struct {
 	syncEach bool // every flush survives a power loss
 	log      func(format string, args ...any)
 	limit    int   // maxHeld
-	rotateAt int64 // segmentSize
+	rotateAt int64 // Options.SegmentSize
+	fault    Fault
 
 	// mu guards what Append touches.
 	mu      sync.Mutex
@@ -284,7 +285,7 @@ func (j *journal) read(f *os.File, from, end int64, yield func(*quota.Record) bo
 
 // rotate begins a new segment. syncing and writing are held.
 func (j *journal) rotate() error {
-	next, err := createSegment(j.dir, j.segment.number+1, j.written+1)
+	next, err := createSegment(j.dir, j.segment.number+1, j.written+1, j.fault)
 	if err != nil {
 		return err
 	}
@@ -318,13 +319,17 @@ func (j *journal) trim(upTo uint64) {
 			continue
 		}
 		s.close()
-		if err := os.Remove(s.path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := j.remove(s.path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			j.log("removing a segment of the journal: %v", err)
 			kept = append(kept, s)
 		}
 	}
 	clear(j.sealed[len(kept):])
 	j.sealed = kept
+}
+
+func (j *journal) remove(path string) error {
+	return j.fault.step(StepRemove, path, func() error { return os.Remove(path) })
 }
 
 // cutThrough returns the last record before the last Cut.

@@ -1,6 +1,7 @@
 package badger
 
 import (
+	"cmp"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
@@ -100,10 +101,10 @@ func open(o Options) (*Store, error) {
 	}
 	s := &Store{
 		options: o,
-		tables:  &tables{db: db, dir: o.Dir, log: o.Logger, free: freeBytes},
+		tables:  &tables{db: db, dir: o.Dir, log: o.Logger, free: freeBytes, fault: o.Fault},
 		journal: &journal{
 			dir: filepath.Join(o.Dir, journalDir), syncEach: o.SyncInterval == 0,
-			log: o.Logger, limit: maxHeld, rotateAt: segmentSize,
+			log: o.Logger, limit: maxHeld, rotateAt: cmp.Or(o.SegmentSize, segmentSize), fault: o.Fault,
 		},
 		idle: make(chan struct{}),
 	}

@@ -49,11 +49,11 @@ func (j *journal) begin(found []*segment, rec *recovery) error {
 		number = s.number + 1
 		if s.size > headerSize {
 			j.sealed = append(j.sealed, s)
-		} else if err := os.Remove(s.path); err != nil {
+		} else if err := j.remove(s.path); err != nil {
 			return fmt.Errorf("removing an empty segment: %w", err)
 		}
 	}
-	s, err := createSegment(j.dir, number, rec.next)
+	s, err := createSegment(j.dir, number, rec.next, j.fault)
 	if err != nil {
 		return err
 	}
@@ -95,12 +95,12 @@ func (rec *recovery) read(s *segment, last bool) error {
 	}
 	s.last = rec.next - 1
 	if s.size != info.Size() {
-		if err := f.Truncate(s.size); err != nil {
+		if err := rec.j.fault.step(StepTruncate, s.path, func() error { return f.Truncate(s.size) }); err != nil {
 			return fmt.Errorf("cutting off a torn record: %w", err)
 		}
 	}
 	// The process that wrote it may have died between a write and a sync.
-	if err := f.Sync(); err != nil {
+	if err := rec.j.fault.step(StepSync, s.path, f.Sync); err != nil {
 		return fmt.Errorf("syncing: %w", err)
 	}
 	s.synced = s.size

@@ -24,7 +24,8 @@ const (
 
 // writeLarge writes c, the change of that number, through the file.
 func (t *tables) writeLarge(c change, number uint64) error {
-	if err := writeFile(filepath.Join(t.dir, redoName), encodeRedo(c, number)); err != nil {
+	path := filepath.Join(t.dir, redoName)
+	if err := t.fault.step(StepRedo, path, func() error { return writeFile(path, encodeRedo(c, number)) }); err != nil {
 		return err
 	}
 	if err := t.writeSteps(c); err != nil {
@@ -63,7 +64,8 @@ func (t *tables) finish() error {
 // endRedo removes the file. If that fails, or a power loss undoes it, the
 // number of the change says that it is done.
 func (t *tables) endRedo() {
-	if err := os.Remove(filepath.Join(t.dir, redoName)); err != nil {
+	path := filepath.Join(t.dir, redoName)
+	if err := t.fault.step(StepRedoDone, path, func() error { return os.Remove(path) }); err != nil {
 		t.log("removing a finished change: %v", err)
 	}
 }

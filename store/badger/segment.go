@@ -59,6 +59,7 @@ type file interface {
 // segment is a segment that this process writes or has written or found.
 type segment struct {
 	f      file // nil once it is neither written nor in need of a sync
+	fault  Fault
 	path   string
 	number uint64
 	last   uint64 // the last record in it, or before it
@@ -71,18 +72,28 @@ type segment struct {
 
 // createSegment makes the segment of that number, whose first record will be
 // first.
-func createSegment(dir string, number, first uint64) (*segment, error) {
+func createSegment(dir string, number, first uint64, fault Fault) (s *segment, err error) {
 	path := filepath.Join(dir, fmt.Sprintf("%010d%s", number, segmentExt))
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	err = fault.step(StepCreate, path, func() error {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+		if err != nil {
+			return err
+		}
+		if _, err = f.WriteAt(newHeader(first), 0); err != nil {
+			closeFile(f)
+			_ = os.Remove(path)
+			return err
+		}
+		s = &segment{f: fault.on(f), fault: fault, path: path, number: number, last: first - 1, size: headerSize}
+		return nil
+	})
 	if err != nil {
+		if s != nil {
+			s.close()
+		}
 		return nil, fmt.Errorf("creating a segment of the journal: %w", err)
 	}
-	if _, err = f.WriteAt(newHeader(first), 0); err != nil {
-		closeFile(f)
-		_ = os.Remove(path)
-		return nil, fmt.Errorf("creating a segment of the journal: %w", err)
-	}
-	return &segment{f: f, path: path, number: number, last: first - 1, size: headerSize}, nil
+	return s, nil
 }
 
 func newHeader(first uint64) []byte {
@@ -106,7 +117,8 @@ func (s *segment) sync(size int64) error {
 		return fmt.Errorf("syncing the journal: %w", err)
 	}
 	if s.synced == 0 { // the file's name, too, must survive
-		if err := syncDir(filepath.Dir(s.path)); err != nil {
+		dir := filepath.Dir(s.path)
+		if err := s.fault.step(StepSyncDir, dir, func() error { return syncDir(dir) }); err != nil {
 			return fmt.Errorf("syncing the journal: %w", err)
 		}
 	}

@@ -39,6 +39,11 @@ type Options struct {
 	// Logger takes what an operator should know: damage, losses, and Badger's
 	// own warnings. Default: nothing is logged.
 	Logger func(format string, args ...any)
+	// SegmentSize is the size in bytes above which a new file of the journal is
+	// begun. Default: 4 MiB.
+	SegmentSize int64
+	// Fault, in simulations, makes steps fail. Default: none does.
+	Fault Fault
 }
 
 // Store implements quota.Store.

@@ -75,6 +75,8 @@ type tables struct {
 	log  func(format string, args ...any)
 	free func(dir string) (uint64, bool) // freeBytes
 
+	fault Fault
+
 	// writing is held over a change, from the first read it rests on.
 	writing sync.Mutex
 	meta    meta
@@ -161,7 +163,11 @@ func (t *tables) write(c change) error {
 			return err
 		}
 	}
-	return txn.Commit()
+	return t.commit(txn)
+}
+
+func (t *tables) commit(txn *badger.Txn) error {
+	return t.fault.step(StepCommit, t.dir, txn.Commit)
 }
 
 func apply(txn *badger.Txn, e *entry) error {
@@ -178,7 +184,7 @@ func (t *tables) writeSteps(c change) error {
 	for i := range c {
 		err := apply(txn, &c[i])
 		if errors.Is(err, badger.ErrTxnTooBig) {
-			if err = txn.Commit(); err != nil {
+			if err = t.commit(txn); err != nil {
 				return err
 			}
 			txn = t.db.NewTransaction(true)
@@ -188,7 +194,7 @@ func (t *tables) writeSteps(c change) error {
 			return err
 		}
 	}
-	return txn.Commit()
+	return t.commit(txn)
 }
 
 // load reads meta; a new database has none.
@@ -249,7 +255,10 @@ func (t *tables) openMark(dir string) (err error) {
 func (t *tables) writeMark() {
 	b := binary.BigEndian.AppendUint64(make([]byte, 0, markSize), t.meta.commit)
 	b = binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
-	if _, err := t.mark.WriteAt(b, 0); err != nil {
+	if err := t.fault.step(StepMark, t.mark.Name(), func() error {
+		_, err := t.mark.WriteAt(b, 0)
+		return err
+	}); err != nil {
 		t.log("writing the tables' mark: %v", err) // the change itself is safe
 	}
 }
