@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"math"
 	"time"
 
 	"github.com/llm-quota/caddy-llm-quota/quota"
@@ -121,7 +122,7 @@ func (l *Ledger) usedSince(now time.Time, id quota.ID, start int64) (sum quota.T
 			return nil
 		})
 	}
-	end := now.Unix() + 1
+	end := int64(math.MaxInt64) // what is charged to the future, by a clock that was ahead, counts too
 	quarter := quota.StepQuarter.Start(start + 15*60 - 1)
 	if err := add(quota.RowQuery{Step: quota.StepMinute, From: start, To: min(quarter, end)}); err != nil {
 		return sum, err

@@ -20,9 +20,8 @@ type Health struct {
 	Damaged bool
 }
 
-// OnHealth sets fn to be called when the store begins to fail, when it fails in
-// another way, and when it works again (well is true then, and h what was
-// wrong). It must be set before the ledger is used, and must not block.
+// OnHealth sets fn to be called when the store begins to fail, when it is found
+// damaged, and when it is well again (well is true then, and h what was wrong). It must be set before the ledger is used, and must not block.
 func (l *Ledger) OnHealth(fn func(h Health, well bool)) { l.onHealth = fn }
 
 // Health returns what is wrong with the store, or nil while it is well.
@@ -34,18 +33,15 @@ func (l *Ledger) failed(op string, err error) {
 	l.sicken(&Health{Op: op, Err: err})
 }
 
-// sicken makes h what is wrong, unless the same is known already. Damage is the
-// lesser evil: it does not hide that the store cannot be written.
+// sicken makes h what is wrong, unless something is already: the first cause
+// stays. Damage is the lesser evil: it does not hide that the store fails.
 func (l *Ledger) sicken(h *Health) {
 	for {
 		old := l.ill.Load()
-		if old != nil && (old.Op == h.Op && old.Damaged == h.Damaged || h.Damaged && !old.Damaged) {
+		if old != nil && (!old.Damaged || h.Damaged) {
 			return
 		}
 		h.Since = time.Unix(0, l.seen.Load()).UTC()
-		if old != nil {
-			h.Since = old.Since
-		}
 		if !l.ill.CompareAndSwap(old, h) {
 			continue
 		}
