@@ -26,6 +26,7 @@ import (
 
 	"github.com/llm-quota/caddy-llm-quota/admin"
 	"github.com/llm-quota/caddy-llm-quota/dialect"
+	"github.com/llm-quota/caddy-llm-quota/limiter"
 	"github.com/llm-quota/caddy-llm-quota/quota"
 	"github.com/llm-quota/caddy-llm-quota/quota/ledger"
 	"github.com/llm-quota/caddy-llm-quota/store/badger"
@@ -68,11 +69,12 @@ type App struct {
 	// The ledger is needed by the app itself from Start to Cleanup, and by each
 	// of its requests: streams outlive Cleanup, and a request may come before
 	// Start, since apps are started in no fixed order.
-	refs    atomic.Int64
-	mu      sync.Mutex
-	keeper  *ledger.Keeper
-	started bool // the app itself is among refs, and its configuration applied
-	retired bool // Cleanup was called
+	refs     atomic.Int64
+	mu       sync.Mutex
+	keeper   *ledger.Keeper
+	failures *limiter.Failures // of callers with unknown keys
+	started  bool              // the app itself is among refs, and its configuration applied
+	retired  bool              // Cleanup was called
 }
 
 // Retention is how long usage is kept, by the width of its time slots.
@@ -200,7 +202,7 @@ func (a *App) open() (*ledger.Ledger, error) {
 		a.started = true
 		refs++
 	}
-	a.keeper = b.keeper
+	a.keeper, a.failures = b.keeper, b.failures
 	a.refs.Store(refs)
 	return a.keeper.Ledger, nil
 }
@@ -226,8 +228,9 @@ var (
 
 // book is an open ledger in the pool.
 type book struct {
-	keeper  *ledger.Keeper
-	options string // of the store that it was opened with
+	keeper   *ledger.Keeper
+	failures *limiter.Failures
+	options  string // of the store that it was opened with
 }
 
 // Destruct closes the ledger when the last configuration has let go of it.
@@ -269,7 +272,7 @@ func openBook(a *App) (_ caddy.Destructor, err error) {
 		return nil, errors.Join(err, st.Close())
 	}
 	admin.Watch(l)
-	return &book{ledger.Keep(l, a.store.SyncEvery()), a.options}, nil
+	return &book{ledger.Keep(l, a.store.SyncEvery()), limiter.NewFailures(), a.options}, nil
 }
 
 func release(location string) {
@@ -541,12 +544,17 @@ func (h *Handler) identify(books *ledger.Ledger, trace *admin.Trace, r *http.Req
 	} else if secret, ref = dialect.ReadCredential(r, h.CredentialHeader); ref != nil {
 		return nil, ref, nil
 	}
+	client, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
+	addr, _ := netip.ParseAddr(client) // the zero address is in no range
 	err = quota.ErrNotFound
 	switch {
 	case secret != "":
-		key, err = books.Authenticate(trace.Start, secret)
+		key, ref, err = h.authenticate(books, trace.Start, secret, addr)
 	case name != "":
 		key, err = books.ByName(trace.Start, name)
+	}
+	if ref != nil {
+		return nil, ref, nil
 	}
 	if err == nil {
 		trace.Policy, err = books.Policy(trace.Start, key)
@@ -557,12 +565,34 @@ func (h *Handler) identify(books *ledger.Ledger, trace *admin.Trace, r *http.Req
 	if err != nil {
 		return nil, nil, fmt.Errorf("reading a key: %w", err)
 	}
-	client, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
-	addr, _ := netip.ParseAddr(client) // the zero address is in no range
 	if ref = trace.Policy.Check(trace.Start, addr); ref != nil {
 		books.Refused(trace.Start, key, "")
 	}
 	return key, ref, nil
+}
+
+// epoch is where the ticks of failures begin. They are read off the monotonic
+// clock.
+var epoch = time.Now()
+
+// authenticate finds the key that secret opens. A key in memory passes from
+// everywhere, so that colleagues behind one address are not locked out by one
+// of them. For any other the store is asked only while the address has not
+// presented too many that are unknown.
+func (h *Handler) authenticate(books *ledger.Ledger, now time.Time, secret string, addr netip.Addr) (*ledger.Account, *quota.Refusal, error) {
+	key, hash := books.Recognize(now, secret)
+	if key != nil {
+		return key, nil, nil
+	}
+	tick := int64(now.Sub(epoch))
+	if wait := h.app.failures.Wait(tick, addr); wait > 0 {
+		return nil, &quota.Refusal{Reason: quota.TooManyFailures, Wait: max(time.Duration(wait), time.Second)}, nil
+	}
+	key, err := books.LookUp(now, secret, hash)
+	if errors.Is(err, quota.ErrNotFound) {
+		h.app.failures.Add(tick, addr)
+	}
+	return key, nil, err
 }
 
 // allows returns the refusal of a call that its key may not make at all.
