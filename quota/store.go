@@ -3,6 +3,7 @@ package quota
 import (
 	"io"
 	"iter"
+	"math"
 	"time"
 
 	"github.com/llm-quota/caddy-llm-quota/limiter"
@@ -41,8 +42,8 @@ const (
 	// for the quota period Number.
 	RecordGrant
 	// RecordSet: the use of Limit of Account in its period Number became
-	// Amount, and the period's bounds Period: a key that was moved with what
-	// it used, or a quota whose schedule was changed.
+	// Amount, Offset of it not of the history, and the period's bounds Period: a
+	// key that was moved with what it used, or a quota whose schedule was changed.
 	RecordSet
 	// RecordCorrect: what was used by a call became known whose settlement,
 	// with Outcome.Later, was provisional. Uses all that Settle has, and Before
@@ -72,8 +73,13 @@ type Record struct {
 	Limit   LimitName
 	Number  uint32
 	Amount  int64
+	Offset  int64
 	Period  Period
 }
+
+// OffsetUnknown is an offset that is not known. It stays so until the period
+// ends.
+const OffsetUnknown = math.MinInt64
 
 // WindowBuckets is the number of 5-second buckets that a per-minute limit
 // counts: the current one and the twelve before it.
@@ -81,6 +87,11 @@ const WindowBuckets = limiter.Buckets
 
 // Counters are the durable state of one account. What is reserved is not among
 // them: it follows from the open reservations.
+//
+// The history of a period is what was settled of the calls admitted within its
+// bounds, and a counter is the history and an offset, whatever happens: a reset
+// by hand, or a period that was begun by a clock that was ahead, is in the
+// offset. So the counters can be computed again and compared.
 type Counters struct {
 	Seq uint64 // every record up to this one that concerns the account is in
 
@@ -102,6 +113,11 @@ type Counters struct {
 	Tokens         [WindowBuckets]int64
 
 	LastUsed int64 // Unix nanoseconds of the last admission
+
+	// By how much the counters differ from the history, or OffsetUnknown.
+	QuotaOffset       int64 // of QuotaUsed
+	DayRequestsOffset int64 // of DayRequests, where calls under way are of the history
+	DayTokensOffset   int64 // of DayTokens
 }
 
 // AccountCounters is one account's counters.
@@ -208,6 +224,9 @@ type History interface {
 	// Prune drops rows that start before the given Unix seconds, by Step, and
 	// provisional records of calls admitted before that of StepQuarter.
 	Prune(before [len(Steps)]int64) error
+	// Pruned returns, by Step, the Unix second before which rows may have been
+	// dropped ever since; math.MinInt64: none.
+	Pruned() (before [len(Steps)]int64, err error)
 }
 
 // StoreInfo is what a store says of itself.

@@ -129,6 +129,10 @@ type Slot struct {
 	Key   ID
 	Group ID // the key's own group when it was spent; zero: none
 	Model string
+	// Account, when not zero, makes it another kind of row: what was charged to
+	// that group as an account, by all keys that stood below it then. Key, Group
+	// and Model are empty. Of a key the rows by key tell the same.
+	Account ID
 }
 
 // Row is a slot with its totals.
@@ -146,4 +150,7 @@ type RowQuery struct {
 	// ByKey asks for rows apart by key. When it is false and Key is zero the
 	// rows come summed over the keys of each group, with a zero Key.
 	ByKey bool
+	// Account, when not zero, selects the rows of one group as an account, and
+	// those alone.
+	Account ID
 }

@@ -158,7 +158,8 @@ func (s *Store) Counters(id quota.ID, c *quota.Counters) error {
 	return err
 }
 
-const countersVersion = 1
+// Version 1 of counters knew no offsets.
+const countersVersion = 2
 
 // appendCounters appends the binary form of c.
 func appendCounters(b []byte, c *quota.Counters) []byte {
@@ -176,13 +177,17 @@ func appendCounters(b []byte, c *quota.Counters) []byte {
 	for i := range c.Tokens {
 		b = binary.AppendVarint(b, c.Tokens[i])
 	}
+	for _, n := range countersOffsets(c) {
+		b = binary.AppendVarint(b, *n)
+	}
 	return b
 }
 
 func decodeCounters(b []byte, c *quota.Counters) error {
 	cur := cursor{b: b}
-	if v := cur.byte(); v != countersVersion {
-		return fmt.Errorf("version %d of counters is not known", v)
+	version := cur.byte()
+	if version < 1 || version > countersVersion {
+		return fmt.Errorf("version %d of counters is not known", version)
 	}
 	c.Seq = cur.uvarint()
 	c.QuotaNumber = cur.uint32()
@@ -196,6 +201,11 @@ func decodeCounters(b []byte, c *quota.Counters) error {
 	}
 	for i := range c.Tokens {
 		c.Tokens[i] = cur.varint()
+	}
+	for _, n := range countersOffsets(c) {
+		if *n = quota.OffsetUnknown; version > 1 {
+			*n = cur.varint()
+		}
 	}
 	if cur.bad {
 		return errors.New("damaged counters")
@@ -211,4 +221,8 @@ func countersInts(c *quota.Counters) [12]*int64 {
 		&c.DayPeriod.Start, &c.DayPeriod.End, &c.DayRequests, &c.DayTokens,
 		&c.RequestsBucket, &c.TokensBucket, &c.LastUsed, &c.QuotaReset,
 	}
+}
+
+func countersOffsets(c *quota.Counters) [3]*int64 {
+	return [...]*int64{&c.QuotaOffset, &c.DayRequestsOffset, &c.DayTokensOffset}
 }

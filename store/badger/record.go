@@ -65,7 +65,8 @@ func appendRecord(b []byte, r *quota.Record) []byte {
 	b = binary.AppendUvarint(b, uint64(r.Number))
 	b = binary.AppendVarint(b, r.Amount)
 	b = binary.AppendVarint(b, r.Period.Start)
-	return binary.AppendVarint(b, r.Period.End)
+	b = binary.AppendVarint(b, r.Period.End)
+	return binary.AppendVarint(b, r.Offset)
 }
 
 func appendSettled(b []byte, r *quota.Record) []byte {
@@ -161,6 +162,9 @@ func (d *recordReader) read(b []byte) (*quota.Record, error) {
 		r.Amount = c.varint()
 		r.Period.Start = c.varint()
 		r.Period.End = c.varint()
+		if len(c.b) > 0 { // earlier versions wrote none
+			r.Offset = c.varint()
+		}
 	default:
 		return nil, fmt.Errorf("reading a record of kind %d: %w", r.Kind, errRecord)
 	}

@@ -29,6 +29,8 @@ const (
 	tableLater      = 'l' // ID of the key, name                 → record
 	tableUsage      = 'u' // step, key, start, group, model      → totals
 	tableSums       = 'v' // step, start, group, model           → totals over the group's keys
+	tableCharged    = 'w' // step, group, start                  → totals charged to the group as an account
+	tablePruned     = 'p' // step                                → the start before which rows may be gone
 )
 
 const schemaVersion = 1

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/dgraph-io/badger/v4"
@@ -13,15 +14,17 @@ import (
 )
 
 // Usage is kept twice, so that every query reads a stretch of neighbours: by
-// key, and summed over the keys of each group.
+// key, and summed over the keys of each group. What was charged to groups as
+// accounts, from below and far below, has rows of its own.
 //
-//	tableUsage: step (1), key (8), start (8), group (8), model
-//	tableSums:  step (1), start (8), group (8), model
+//	tableUsage:   step (1), key (8), start (8), group (8), model
+//	tableSums:    step (1), start (8), group (8), model
+//	tableCharged: step (1), account (8), start (8)
 const (
-	usageStart  = 2 + 8 // offset of start in a row of tableUsage
 	usagePrefix = 2 + 8 + 8 + 8
 	sumsStart   = 2
 	sumsPrefix  = 2 + 8 + 8
+	chargedRow  = 2 + 8 + 8
 )
 
 // startBits makes starts before 1970 sort before those after it.
@@ -44,16 +47,34 @@ func sumsRow(s *quota.Slot) []byte {
 	return append(b, clipModel(s.Model)...)
 }
 
+// rowsOf returns the keys of the rows in which the usage of a slot is kept.
+func rowsOf(s *quota.Slot) [][]byte {
+	if s.Account != 0 {
+		b := append(make([]byte, 0, chargedRow), tableCharged, byte(s.Step))
+		b = binary.BigEndian.AppendUint64(b, uint64(s.Account))
+		return [][]byte{binary.BigEndian.AppendUint64(b, startBits(s.Start))}
+	}
+	return [][]byte{usageRow(s), sumsRow(s)}
+}
+
 // decodeSlot reads a row's key into slot.
 func decodeSlot(b []byte, slot *quota.Slot) {
 	rest := b[sumsStart:]
-	slot.Key = 0
-	if b[0] == tableUsage {
+	slot.Key, slot.Account = 0, 0
+	switch b[0] {
+	case tableUsage:
 		slot.Key = quota.ID(binary.BigEndian.Uint64(rest))
+		rest = rest[8:]
+	case tableCharged:
+		slot.Account = quota.ID(binary.BigEndian.Uint64(rest))
 		rest = rest[8:]
 	}
 	slot.Step = quota.Step(b[1])
 	slot.Start = int64(binary.BigEndian.Uint64(rest) ^ 1<<63)
+	if slot.Account != 0 {
+		slot.Group, slot.Model = 0, ""
+		return
+	}
 	slot.Group = quota.ID(binary.BigEndian.Uint64(rest[8:]))
 	if model := rest[16:]; string(model) != slot.Model { // neighbours often share it
 		slot.Model = string(model)
@@ -97,7 +118,7 @@ func (t *tables) addRows(c change, rows []quota.Row) (change, error) {
 	place := make(map[string]int, 2*len(rows))
 	for i := range rows {
 		r := &rows[i]
-		for _, key := range [...][]byte{usageRow(&r.Slot), sumsRow(&r.Slot)} {
+		for _, key := range rowsOf(&r.Slot) {
 			n, ok := place[string(key)]
 			if !ok {
 				n = len(sums)
@@ -135,23 +156,32 @@ func (s *Store) Usage(q quota.RowQuery, fn func(*quota.Row) error) error {
 		return err
 	}
 	defer s.leave()
+	txn := s.tables.db.NewTransaction(false)
+	defer txn.Discard()
+	return queryRows(txn, q, fn)
+}
+
+// queryRows calls fn for each row that q selects.
+func queryRows(txn *badger.Txn, q quota.RowQuery, fn func(*quota.Row) error) error {
 	if q.From >= q.To {
 		return nil
 	}
-	txn := s.tables.db.NewTransaction(false)
-	defer txn.Discard()
 	opts := badger.DefaultIteratorOptions
 	switch {
+	case q.Account != 0:
+		return scanUsage(txn, opts, ownerKey(tableCharged, q.Step, q.Account), q.From, q.To, fn)
 	case q.Key != 0:
-		return scanUsage(txn, opts, usageKey(q.Step, q.Key), q.From, q.To, fn)
+		return scanUsage(txn, opts, ownerKey(tableUsage, q.Step, q.Key), q.From, q.To, fn)
 	case !q.ByKey:
 		return scanUsage(txn, opts, []byte{tableSums, byte(q.Step)}, q.From, q.To, fn)
 	}
 	return scanKeys(txn, q, fn)
 }
 
-func usageKey(step quota.Step, key quota.ID) []byte {
-	return binary.BigEndian.AppendUint64([]byte{tableUsage, byte(step)}, uint64(key))
+// ownerKey begins the rows of one key in tableUsage, or of one group in
+// tableCharged.
+func ownerKey(table byte, step quota.Step, id quota.ID) []byte {
+	return binary.BigEndian.AppendUint64([]byte{table, byte(step)}, uint64(id))
 }
 
 // scanUsage calls fn for the rows under prefix that start in [from, to).
@@ -185,12 +215,12 @@ func scanKeys(txn *badger.Txn, q quota.RowQuery, fn func(*quota.Row) error) erro
 		decodeSlot(it.Item().Key(), &row.Slot)
 		switch {
 		case row.Start < q.From:
-			it.Seek(binary.BigEndian.AppendUint64(usageKey(q.Step, row.Key), startBits(q.From)))
+			it.Seek(binary.BigEndian.AppendUint64(ownerKey(tableUsage, q.Step, row.Key), startBits(q.From)))
 		case row.Start >= q.To:
 			if row.Key+1 == 0 {
 				return nil
 			}
-			it.Seek(usageKey(q.Step, row.Key+1))
+			it.Seek(ownerKey(tableUsage, q.Step, row.Key+1))
 		default:
 			if err := yieldRow(it.Item(), &row, fn); err != nil {
 				return err
@@ -222,14 +252,56 @@ func (s *Store) Prune(before [len(quota.Steps)]int64) error {
 	if err := s.tables.pruneLater(before[quota.StepQuarter]); err != nil {
 		return fmt.Errorf("pruning provisional charges: %w", err)
 	}
+	if err := s.tables.notePruned(before); err != nil { // before any row is gone
+		return fmt.Errorf("noting what is pruned: %w", err)
+	}
 	for _, step := range quota.Steps {
-		for _, prefix := range [...][]byte{{tableUsage, byte(step)}, {tableSums, byte(step)}} {
+		for _, prefix := range [...][]byte{{tableUsage, byte(step)}, {tableSums, byte(step)}, {tableCharged, byte(step)}} {
 			if err := s.tables.prune(prefix, before[step]); err != nil {
 				return fmt.Errorf("pruning usage: %w", err)
 			}
 		}
 	}
 	return nil
+}
+
+// Pruned implements quota.History.
+func (s *Store) Pruned() (before [len(quota.Steps)]int64, err error) {
+	if err := s.enter(); err != nil {
+		return before, err
+	}
+	defer s.leave()
+	return s.tables.pruned()
+}
+
+func (t *tables) pruned() (before [len(quota.Steps)]int64, err error) {
+	for i, step := range quota.Steps {
+		before[i] = math.MinInt64
+		err := t.get([]byte{tablePruned, byte(step)}, func(b []byte) error {
+			if len(b) != 8 {
+				return errors.New("damaged row")
+			}
+			before[i] = int64(binary.BigEndian.Uint64(b) ^ 1<<63)
+			return nil
+		})
+		if err != nil && !errors.Is(err, quota.ErrNotFound) {
+			return before, fmt.Errorf("reading what is pruned: %w", err)
+		}
+	}
+	return before, nil
+}
+
+// notePruned notes that rows before the given seconds may be gone from now on.
+func (t *tables) notePruned(before [len(quota.Steps)]int64) error {
+	return t.update(func(*meta) (c change, err error) {
+		was, err := t.pruned()
+		for i, step := range quota.Steps {
+			if before[i] > was[i] {
+				c.set([]byte{tablePruned, byte(step)}, binary.BigEndian.AppendUint64(nil, startBits(before[i])))
+			}
+		}
+		return c, err
+	})
 }
 
 // prune deletes the rows under prefix that start before the given second.
@@ -271,10 +343,10 @@ func (t *tables) prunable(prefix, from []byte, before int64) (c change, next []b
 			}
 			c.delete(it.Item().KeyCopy(nil))
 			it.Next()
-		case prefix[0] == tableSums || slot.Key+1 == 0:
+		case prefix[0] == tableSums || slot.Key+slot.Account+1 == 0:
 			return c, nil
-		default: // the rest of this key is newer
-			it.Seek(usageKey(slot.Step, slot.Key+1))
+		default: // the rest of this key or group is newer
+			it.Seek(ownerKey(prefix[0], slot.Step, slot.Key+slot.Account+1))
 		}
 	}
 	return c, nil

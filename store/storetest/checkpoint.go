@@ -28,6 +28,7 @@ func countersAreKept(t *testing.T, s *store) {
 		QuotaUsed: math.MaxInt64, QuotaGranted: math.MinInt64, DayNumber: math.MaxUint32, DayPeriod: quota.Period{Start: -1, End: 1},
 		DayRequests: math.MaxInt64, DayTokens: math.MinInt64, MinuteNumber: math.MaxUint32,
 		RequestsBucket: math.MaxInt64, TokensBucket: math.MinInt64, LastUsed: math.MinInt64,
+		QuotaOffset: quota.OffsetUnknown, DayRequestsOffset: math.MaxInt64, DayTokensOffset: -1,
 	}
 	for i := range most.Requests {
 		most.Requests[i], most.Tokens[i] = math.MaxUint32-uint32(i), math.MinInt64+int64(i)

@@ -76,7 +76,7 @@ func extremes() []quota.Record {
 				Period: quota.Period{Start: math.MinInt64, End: math.MaxInt64}},
 			quota.Record{Kind: quota.RecordReset, Time: 5, Account: math.MaxUint64, Limit: limit, Number: 1},
 			quota.Record{Kind: quota.RecordGrant, Time: 5, Account: 6, Limit: limit, Number: 2, Amount: math.MinInt64},
-			quota.Record{Kind: quota.RecordSet, Time: 5, Account: 6, Limit: limit, Number: 3, Amount: math.MaxInt64,
+			quota.Record{Kind: quota.RecordSet, Time: 5, Account: 6, Limit: limit, Number: 3, Amount: math.MaxInt64, Offset: math.MinInt64,
 				Period: quota.Period{Start: 1, End: 2}})
 	}
 	return list

@@ -19,6 +19,7 @@ func testUsage(t *testing.T, open Opener) {
 		"LongModels": longModelsAreKept,
 		"Errors":     errorsOfTheCallerReturn,
 		"Nested":     callbacksMayUseTheStore,
+		"Pruned":     whatIsPrunedIsKnown,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, start(t, open)) })
 	}
@@ -44,7 +45,8 @@ func (m model) add(r quota.Row) {
 func (m model) query(q quota.RowQuery) model {
 	got := model{}
 	for slot, t := range m {
-		if slot.Step != q.Step || slot.Start < q.From || slot.Start >= q.To || (q.Key != 0 && slot.Key != q.Key) {
+		if slot.Step != q.Step || slot.Start < q.From || slot.Start >= q.To || slot.Account != q.Account ||
+			(q.Account == 0 && q.Key != 0 && slot.Key != q.Key) {
 			continue
 		}
 		if q.Key == 0 && !q.ByKey {
@@ -120,12 +122,15 @@ func drawQuery(t *rapid.T) quota.RowQuery {
 	if rapid.Bool().Draw(t, "of one key") {
 		q.Key = rapid.SampledFrom(keys).Draw(t, "key")
 	}
+	if rapid.IntRange(0, 2).Draw(t, "as account") == 0 {
+		q.Account = rapid.SampledFrom(groups).Draw(t, "account")
+	}
 	return q
 }
 
 func drawRow(t *rapid.T) quota.Row {
 	number := rapid.Int64Range(-5, 1<<40)
-	return quota.Row{
+	row := quota.Row{
 		Slot: quota.Slot{
 			Step: rapid.SampledFrom(quota.Steps[:]).Draw(t, "step"), Start: rapid.SampledFrom(starts).Draw(t, "start"),
 			Key: rapid.SampledFrom(keys).Draw(t, "key"), Group: rapid.SampledFrom(groups).Draw(t, "group"),
@@ -136,6 +141,10 @@ func drawRow(t *rapid.T) quota.Row {
 			Cached: 5, CacheWrite: 6, Output: number.Draw(t, "output"), Reasoning: 8, Total: number.Draw(t, "total"), Estimated: 10,
 		},
 	}
+	if rapid.IntRange(0, 2).Draw(t, "charged to a group") == 0 {
+		row.Slot = quota.Slot{Step: row.Step, Start: row.Start, Account: rapid.SampledFrom(groups).Draw(t, "charged")}
+	}
+	return row
 }
 
 // fill writes rows through one checkpoint.
@@ -212,4 +221,20 @@ func callbacksMayUseTheStore(t *testing.T, s *store) {
 		ok(t, s.Put([]*quota.Key{k}, nil))
 		return true
 	}))
+}
+
+func whatIsPrunedIsKnown(t *testing.T, s *store) {
+	check := func(want [len(quota.Steps)]int64) {
+		t.Helper()
+		for _, s := range []*store{s, s.crashed()} {
+			got, err := s.Pruned()
+			ok(t, err)
+			same(t, "pruned", want, got)
+		}
+	}
+	check([...]int64{math.MinInt64, math.MinInt64, math.MinInt64})
+	ok(t, s.Prune([...]int64{500, -5, 7}))
+	check([...]int64{500, -5, 7})
+	ok(t, s.Prune([...]int64{400, 0, 7})) // as after a retention that was made longer
+	check([...]int64{500, 0, 7})
 }
