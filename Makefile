@@ -1,14 +1,15 @@
 # build: Caddy with this module, by xcaddy.   run: that, with Caddyfile.example.
-# test, lint, bench, fuzz, corpus: as they say.
+# test, lint, bench, fuzz, corpus: as they say.   chaos: what test does to a running gate, for long.
 
 GO      ?= go
 CADDY    = build/caddy
 MODULE   = github.com/llm-quota/caddy-llm-quota
 CADDY_V  = v2.11.9
 FUZZTIME ?= 20s
+ROUNDS   ?= 50
 SOURCES  = $(shell find . -name '*.go' -not -name '*_test.go' -not -path './e2e/*' -not -path './build/*') go.mod go.sum
 
-.PHONY: run test lint bench fuzz corpus build clean
+.PHONY: run test chaos lint bench fuzz corpus build clean
 
 build: $(CADDY)
 
@@ -25,6 +26,9 @@ test:
 	$(GO) vet ./...
 	$(GO) test -race -shuffle=on -timeout 15m ./...
 	cd e2e && $(GO) test -race -shuffle=on -timeout 15m ./...
+
+chaos:
+	cd e2e && CHAOS=$(ROUNDS) $(GO) test -count=1 -run 'TestKill|TestChaos' -timeout 60m
 
 lint:
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo "not gofmt'ed"; exit 1; }

@@ -7,8 +7,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -24,13 +22,7 @@ const killInput, killOutput = 20, 30
 // call that was open charged once at what was reserved for it, and no call
 // lost or counted twice. CHAOS=<n> is the number of rounds.
 func TestKill(t *testing.T) {
-	rounds := 3
-	if s := os.Getenv("CHAOS"); s != "" {
-		var err error
-		if rounds, err = strconv.Atoi(s); err != nil {
-			t.Fatal(err)
-		}
-	}
+	rounds := chaosRounds(3)
 	var arrived [2]atomic.Int64 // requests that reached the provider, by kind
 	hold := make(chan struct{})
 	provider := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -108,6 +100,7 @@ func TestKill(t *testing.T) {
 			t.Errorf("after another start the ledger has\n%+v, had\n%+v", again, first)
 		}
 	}
+	load.tally(t, g.usage(id), reserved)
 	t.Logf("%d rounds: %d calls began, %d were seen to end, %d reached the provider",
 		rounds, load.sum(&load.began), load.sum(&load.ended), arrived[whole].Load()+arrived[streamed].Load())
 }
@@ -258,6 +251,24 @@ func (l *killLoad) check(t *testing.T, g *gate, id string, reserved []int64, arr
 		t.Errorf("the status is %+v", s)
 	}
 	return u.Totals
+}
+
+// tally adds what all rounds together have come to.
+func (l *killLoad) tally(t *testing.T, u usage, reserved []int64) {
+	t.Helper()
+	settled := tally{rounds: l.rounds, faults: l.rounds}
+	open := tally{rounds: l.rounds}
+	for kind, model := range killModels {
+		of := u.model(model)
+		good := of.Requests - of.Failed
+		settled.lost += max(l.ended[kind].Load()-good, 0)
+		settled.doubled += max(of.Requests-l.began[kind].Load(), 0)
+		settled.add(diff(good*(killInput+killOutput), of.Total-of.Estimated))
+		open.faults += of.Failed
+		open.add(diff(of.Failed*reserved[kind], of.Estimated))
+	}
+	kept(t, "G5", settled)
+	kept(t, "G6", open)
 }
 
 // sameDay tells whether it is still the day of then, in UTC.

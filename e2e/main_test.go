@@ -53,7 +53,11 @@ func run(m *testing.M) (code int, err error) {
 	if out, err := build.CombinedOutput(); err != nil {
 		return 0, fmt.Errorf("building caddy: %w\n%s", err, out)
 	}
-	return m.Run(), nil
+	code = m.Run()
+	if chaosLong() {
+		fmt.Print(chaosTable())
+	}
+	return code, nil
 }
 
 // skip leaves a test out, saying why, unless REQUIRE_ALL is set: then what the
