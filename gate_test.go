@@ -595,7 +595,7 @@ func (b *bench) serve(r *http.Request, next caddyhttp.HandlerFunc) *reply {
 		r.Body = http.NoBody
 	}
 	w := httptest.NewRecorder()
-	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, nil)
+	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, new(caddyhttp.Server))
 	if err := b.handler.ServeHTTP(w, r, next); err != nil {
 		b.Errorf("the handler returned %v", err)
 	}
