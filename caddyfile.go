@@ -30,6 +30,10 @@ import (
 //			hour   <duration>
 //			day    <duration>
 //		}
+//		on_store_error {
+//			rate_limits allow|deny|local
+//			quotas      allow|deny|local
+//		}
 //		group <name> {
 //			parent <group>
 //			member {
@@ -82,6 +86,8 @@ func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
 			return oneArg(d, &app.TimeZone)
 		case "retention":
 			return parseRetention(d, &app.Retention)
+		case "on_store_error":
+			return parseOnStoreError(d, &app.OnStoreError)
 		case "group":
 			return parseGroup(d, app)
 		case "key":
@@ -143,6 +149,26 @@ func parseRetention(d *caddyfile.Dispenser, r *Retention) error {
 			return err
 		}
 		return d.Errf("retention %s is not above 0", option)
+	})
+}
+
+func parseOnStoreError(d *caddyfile.Dispenser, o *ledger.OnStoreError) error {
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	return eachOption(d, nil, func(option string) error {
+		to := map[string]*ledger.StoreErrorPolicy{"rate_limits": &o.RateLimits, "quotas": &o.Quotas}[option]
+		if to == nil {
+			return unknown(d)
+		}
+		if err := oneArg(d, (*string)(to)); err != nil {
+			return err
+		}
+		switch *to {
+		case ledger.AllowOnError, ledger.DenyOnError, ledger.LocalOnError:
+			return nil
+		}
+		return d.Errf("%q is not allow, deny or local", *to)
 	})
 }
 

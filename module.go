@@ -21,6 +21,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
@@ -54,12 +55,16 @@ type App struct {
 	TimeZone string `json:"time_zone,omitempty"`
 	// How long usage is kept.
 	Retention Retention `json:"retention,omitzero"`
+	// What limits do while the store fails.
+	OnStoreError ledger.OnStoreError `json:"on_store_error,omitzero"`
 	// Groups of keys, each under a shared budget.
 	Groups []ledger.ConfigGroup `json:"groups,omitempty"`
 	// API keys that the configuration sets. Others are made through the admin
 	// API.
 	Keys []ledger.ConfigKey `json:"keys,omitempty"`
 
+	ctx     caddy.Context
+	events  *caddyevents.App
 	config  *ledger.Config
 	store   Store
 	pool    string // where the ledger is in the pool of open ones
@@ -106,7 +111,7 @@ func (*App) CaddyModule() caddy.ModuleInfo {
 // Provision checks the configuration. It opens nothing, since `caddy validate`
 // runs it beside a running server.
 func (a *App) Provision(ctx caddy.Context) error {
-	a.logger = ctx.Logger()
+	a.ctx, a.logger = ctx, ctx.Logger()
 	// First, since the admin endpoint shows the metrics of the configuration
 	// that was tried last, also when that has failed.
 	if err := admin.RegisterMetrics(ctx.GetMetricsRegistry()); err != nil {
@@ -124,8 +129,13 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if a.pool, err = a.store.Location(); err != nil {
 		return err
 	}
+	events, err := ctx.App("events")
+	if err != nil {
+		return err
+	}
+	a.events = events.(*caddyevents.App)
 	a.config, err = ledger.Config{
-		Zone: a.TimeZone, Groups: a.Groups, Keys: a.Keys,
+		Zone: a.TimeZone, OnStoreError: a.OnStoreError, Groups: a.Groups, Keys: a.Keys,
 		Retention: [...]time.Duration{time.Duration(a.Retention.Minute), time.Duration(a.Retention.Hour), time.Duration(a.Retention.Day)},
 	}.Resolve(func(s string) (string, error) { return caddy.NewReplacer().ReplaceOrErr(s, true, true) })
 	return err
@@ -167,6 +177,9 @@ func (a *App) Ledger() (*ledger.Ledger, error) {
 
 // Version returns the version of this module, as the binary knows it.
 func (a *App) Version() string { return admin.Version() }
+
+// Emit emits an event through Caddy's events app.
+func (a *App) Emit(event string, data map[string]any) { a.events.Emit(a.ctx, event, data) }
 
 // enter returns the ledger, which stays open until leave. The first call opens
 // it and applies the configuration.
@@ -229,6 +242,7 @@ var (
 // book is an open ledger in the pool.
 type book struct {
 	keeper   *ledger.Keeper
+	news     *admin.Announcer
 	failures *limiter.Failures
 	options  string // of the store that it was opened with
 }
@@ -236,7 +250,9 @@ type book struct {
 // Destruct closes the ledger when the last configuration has let go of it.
 func (b *book) Destruct() error {
 	admin.Unwatch(b.keeper.Ledger)
-	return b.keeper.Close(time.Now())
+	err := b.keeper.Close(time.Now())
+	b.news.Close()
+	return err
 }
 
 func acquire(a *App) (*book, error) {
@@ -264,15 +280,14 @@ func openBook(a *App) (_ caddy.Destructor, err error) {
 		return nil, err
 	}
 	logger := caddy.Log().Named("llm_quota") // it outlives this configuration
-	l, err := ledger.Open(admin.Timed(st), time.Now(), func(op string, err error) {
-		admin.StoreError(op)
-		logger.Error("store failed; the gate goes on from memory", zap.String("op", op), zap.Error(err))
-	})
+	l, err := ledger.Open(admin.Timed(st), time.Now(), func(op string, err error) { admin.StoreError(op) })
 	if err != nil {
 		return nil, errors.Join(err, st.Close())
 	}
+	news := admin.NewAnnouncer(logger)
+	l.OnHealth(news.Health)
 	admin.Watch(l)
-	return &book{ledger.Keep(l, a.store.SyncEvery()), limiter.NewFailures(), a.options}, nil
+	return &book{keeper: ledger.Keep(l, a.store.SyncEvery()), news: news, failures: limiter.NewFailures(), options: a.options}, nil
 }
 
 func release(location string) {

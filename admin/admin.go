@@ -31,6 +31,9 @@ type Gate interface {
 	Ledger() (*ledger.Ledger, error)
 	// Version returns the version of this module.
 	Version() string
+	// Emit emits an event through Caddy's events app. It returns when every
+	// handler of the event has.
+	Emit(event string, data map[string]any)
 }
 
 // CaddyModule returns the Caddy module information.

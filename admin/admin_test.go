@@ -33,6 +33,7 @@ type bench struct {
 
 func (b *bench) Ledger() (*ledger.Ledger, error) { return b.ledger, nil }
 func (b *bench) Version() string                 { return "v0.0.0-test" }
+func (b *bench) Emit(string, map[string]any)     {}
 
 func newBench(t testing.TB) *bench {
 	t.Helper()
@@ -243,6 +244,7 @@ type closedGate struct{}
 
 func (closedGate) Ledger() (*ledger.Ledger, error) { return nil, errors.New("broken") }
 func (closedGate) Version() string                 { return "" }
+func (closedGate) Emit(string, map[string]any)     {}
 
 // A ledger that is being closed while a request uses it is not a mistake of
 // the request.

@@ -41,7 +41,7 @@ var gauges = &ledgers{
 	reserved:    desc("reserved_tokens", "Tokens that calls under way hold."),
 	overageDesc: desc("overage_tokens_total", "Tokens that calls used beyond what was reserved for them."),
 	open:        desc("open_reservations", "Calls that are under way."),
-	up:          desc("store_up", "Whether the store works: 0 if an operation failed in the last seconds."),
+	up:          desc("store_up", "Whether the store works: 0 while it fails, or has lost something that nobody has seen to."),
 	usedRatio:   desc("quota_used_ratio", "Share of a group's quota that is used in the current period.", "group"),
 }
 
@@ -63,12 +63,16 @@ func (g *ledgers) Collect(ch chan<- prometheus.Metric) {
 	now := time.Now()
 	var sum ledger.Gauges
 	ratios := map[string]float64{}
+	up := 1.0
 	for l := range g.watched {
 		g.count(l)
 		own := l.Gauges()
 		sum.OpenReservations += own.OpenReservations
 		sum.ReservedTokens += own.ReservedTokens
 		usedRatios(l, now, ratios)
+		if l.Health() != nil {
+			up = 0
+		}
 	}
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
@@ -77,10 +81,6 @@ func (g *ledgers) Collect(ch chan<- prometheus.Metric) {
 	gauge(g.reserved, float64(sum.ReservedTokens))
 	gauge(g.open, float64(sum.OpenReservations))
 	if len(g.watched) > 0 {
-		up := 0.0
-		if storeHealthy(now) {
-			up = 1
-		}
 		gauge(g.up, up)
 	}
 	for group, ratio := range ratios {

@@ -72,27 +72,12 @@ func Charged(dialect, model, group string, t quota.Tokens) {
 	}
 }
 
-// StoreError counts an operation of the store that failed. For a moment the
-// store then counts as down: what fails lastingly is tried again every second.
-func StoreError(op string) {
-	storeErrorsTotal.WithLabelValues(op).Inc()
-	lastStoreError.Store(time.Now().UnixNano())
-}
+// StoreError counts an operation of the store that failed.
+func StoreError(op string) { storeErrorsTotal.WithLabelValues(op).Inc() }
 
 // StoreOp notes how long an operation of the store took.
 func StoreOp(op, engine string, took time.Duration) {
 	storeOps.of(storeLabels{op, engine}).Observe(took.Seconds())
-}
-
-// downFor is how long the store counts as down after an error.
-const downFor = 5 * time.Second
-
-var lastStoreError atomic.Int64 // Unix nanoseconds
-
-// storeHealthy tells whether no operation of the store has failed lately.
-func storeHealthy(now time.Time) bool {
-	last := lastStoreError.Load()
-	return last == 0 || now.UnixNano()-last > int64(downFor)
 }
 
 type (

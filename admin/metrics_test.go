@@ -81,35 +81,6 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
-func TestStoreHealth(t *testing.T) {
-	b := newBench(t)
-	Watch(b.ledger)
-	defer Unwatch(b.ledger)
-	reg := registry(t)
-	was := lastStoreError.Swap(0)
-	defer lastStoreError.Store(was)
-	if got := scrape(t, reg)["store_up"]; got != 1 {
-		t.Errorf("store_up is %v", got)
-	}
-	errs := scrape(t, reg)["store_errors_total op=journal"]
-	StoreError("journal")
-	got := scrape(t, reg)
-	if got["store_up"] != 0 || got["store_errors_total op=journal"] != errs+1 {
-		t.Errorf("after an error: %v, %v", got["store_up"], got["store_errors_total op=journal"])
-	}
-	b.now = time.Now()
-	if s := read[Status](b.do("GET", "/llm_quota/status", "").ok(200)); s.Store.Healthy {
-		t.Error("the status says healthy")
-	}
-	lastStoreError.Store(time.Now().Add(-downFor - time.Second).UnixNano())
-	if s := read[Status](b.do("GET", "/llm_quota/status", "").ok(200)); !s.Store.Healthy {
-		t.Error("the status does not recover")
-	}
-	if got := scrape(t, reg)["store_up"]; got != 1 {
-		t.Errorf("store_up is %v after a while", got)
-	}
-}
-
 func TestGauges(t *testing.T) {
 	reg := registry(t)
 	none := scrape(t, reg)

@@ -29,7 +29,10 @@ func showStatus(c *call) error {
 	answer := Status{
 		Version: c.gate.Version(), OpenReservations: s.OpenReservations,
 		Keys: s.Keys, Groups: s.Groups, Totals: today.Totals,
-		Store: StoreStatus{Engine: s.Store.Engine, Healthy: storeHealthy(c.now), SizeBytes: s.Store.SizeBytes},
+		Store: StoreStatus{Engine: s.Store.Engine, Healthy: true, SizeBytes: s.Store.SizeBytes},
+	}
+	if h := c.ledger.Health(); h != nil {
+		answer.Store.Healthy, answer.Store.Problem, answer.Store.Since = false, h.Err.Error(), moment(h.Since)
 	}
 	if s.Store.LastSync != 0 {
 		answer.Store.LastSync = moment(time.Unix(0, s.Store.LastSync))

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"encoding/json"
 	"net/netip"
 	"time"
 
@@ -161,6 +162,8 @@ type StoreStatus struct {
 	Healthy   bool       `json:"healthy"`
 	SizeBytes int64      `json:"size_bytes"`
 	LastSync  *time.Time `json:"last_sync"`
+	Problem   string     `json:"problem,omitempty"` // what is wrong, while it is not healthy
+	Since     *time.Time `json:"since,omitempty"`   // and since when
 }
 
 // KeyOf returns what is shown of a key.
@@ -221,4 +224,116 @@ func text(m map[string]string) map[string]string {
 		return map[string]string{}
 	}
 	return m
+}
+
+// Alert is an alert that was fired.
+type Alert struct {
+	ID   string    `json:"id"`
+	Time time.Time `json:"time"`
+	// Kind is threshold, exceeded (a threshold of 100 % or more), forecast,
+	// store_degraded or store_recovered.
+	Kind    string `json:"kind"`
+	Account Ref    `json:"account"` // null: the gate itself
+	Name    string `json:"name"`    // of the account, when it fired
+	// Limit is quota, tokens_per_day or requests_per_day.
+	Limit       quota.LimitName `json:"limit"`
+	Threshold   float64         `json:"threshold"` // in percent
+	Used        int64           `json:"used"`
+	Max         int64           `json:"max"`
+	PeriodStart *time.Time      `json:"period_start"`
+	// ExhaustedAt is when a forecast expects the limit to be used up.
+	ExhaustedAt *time.Time `json:"exhausted_at,omitempty"`
+	Message     string     `json:"message"`
+	Deliveries  []Delivery `json:"deliveries"` // one for each webhook
+}
+
+// Delivery is how far a webhook has been told of an alert.
+type Delivery struct {
+	Target   string `json:"target"` // scheme, host and path of the webhook
+	State    string `json:"state"`  // pending, delivered or dead
+	Attempts int    `json:"attempts"`
+	Error    string `json:"error,omitempty"` // of the last attempt
+}
+
+// Alerts is a page of alerts, the newest first.
+type Alerts struct {
+	Alerts     []Alert `json:"alerts"`
+	NextCursor *string `json:"next_cursor"`
+}
+
+// AuditEntry is a change that was made. Before and After hold the settings of
+// the object; no secret is ever in them.
+type AuditEntry struct {
+	ID     string          `json:"id"`
+	Time   time.Time       `json:"time"`
+	Actor  string          `json:"actor"`
+	Source string          `json:"source"` // api, dashboard, cli or config
+	Action string          `json:"action"` // create, update, delete, rotate, reset, grant, move, disable, enable, take_over, remove, put_back
+	Object string          `json:"object"` // the ID of the key or group
+	Name   string          `json:"name"`   // its name after the change
+	Before json.RawMessage `json:"before"` // null: it was not there
+	After  json.RawMessage `json:"after"`  // null: it is not there
+}
+
+// Audit is a page of the audit log, the newest first.
+type Audit struct {
+	Entries    []AuditEntry `json:"entries"`
+	NextCursor *string      `json:"next_cursor"`
+}
+
+// Explanation is what admission would decide now.
+type Explanation struct {
+	Admitted bool            `json:"admitted"`
+	Reason   string          `json:"reason"`  // "" when admitted
+	Account  Ref             `json:"account"` // the one whose limit decides
+	Limit    quota.LimitName `json:"limit"`   // that limit
+	Message  string          `json:"message"` // what a refused caller would be told
+	Reserve  struct {
+		Input  int64 `json:"input"`
+		Output int64 `json:"output"`
+	} `json:"reserve"`
+	Limits []ExplainedLimit `json:"limits"`
+}
+
+// ExplainedLimit is a limit that admission considers.
+type ExplainedLimit struct {
+	Account   quota.ID        `json:"account"`
+	Name      string          `json:"name"` // of the account
+	Limit     quota.LimitName `json:"limit"`
+	Max       int64           `json:"max"`
+	Used      int64           `json:"used"`
+	Reserved  int64           `json:"reserved"`
+	Remaining int64           `json:"remaining"`
+	ResetsAt  *time.Time      `json:"resets_at"`
+	Fits      bool            `json:"fits"`
+}
+
+// Verification is what recomputing the counters has shown.
+type Verification struct {
+	OK          bool         `json:"ok"`
+	Checked     int          `json:"checked"`
+	Differences []Difference `json:"differences"`
+}
+
+// Difference is a counter that is not what the ledger makes it.
+type Difference struct {
+	Account  quota.ID `json:"account"`
+	Counter  string   `json:"counter"`
+	Stored   int64    `json:"stored"`
+	Computed int64    `json:"computed"`
+}
+
+// Event is one line of the events stream.
+type Event struct {
+	ID     uint64    `json:"-"`
+	Type   string    `json:"-"` // admission, settlement, refusal, alert or change
+	Time   time.Time `json:"time"`
+	Key    Ref       `json:"key"`
+	Group  Ref       `json:"group"`
+	Model  string    `json:"model,omitempty"`
+	Reason string    `json:"reason,omitempty"`
+	Tokens int64     `json:"tokens"`
+	// Of an alert or a change, the whole of it.
+	Alert  *Alert      `json:"alert,omitempty"`
+	Change *AuditEntry `json:"change,omitempty"`
 }
