@@ -30,18 +30,72 @@ type Account struct {
 	lastUsed int64        // Unix nanoseconds
 	resetAt  int64        // Unix seconds of the quota's last reset by hand
 	opened   *Reservation // the open reservations of a key
+	notes    *notes       // what happens while align reads the history, or nil
 }
 
+// The counters of a period. An offset is by how much a counter differs from
+// the history; see quota.Counters.
 type quotaCounter struct {
 	number                  uint32
 	period                  quota.Period
 	used, reserved, granted int64
+	offset                  int64
 }
 
 type dayCounter struct {
-	number                     uint32
-	period                     quota.Period
-	requests, tokens, reserved int64
+	number                       uint32
+	period                       quota.Period
+	requests, tokens, reserved   int64
+	requestsOffset, tokensOffset int64
+}
+
+// add counts n for a call. counts says that the call was admitted under the
+// counter's number, so that it counts; within, that it was admitted within the
+// bounds of the counter's period, so that it is in the history. Mostly both are
+// so or neither is.
+func add(counter, offset *int64, n int64, counts, within bool) {
+	was := *counter
+	if counts {
+		*counter = max(was+n, 0)
+	}
+	differ := *counter - was
+	if within {
+		differ -= n
+	}
+	if differ != 0 {
+		shift(offset, differ)
+	}
+}
+
+// shift adds n to an offset, unless that is not known.
+func shift(offset *int64, n int64) {
+	if *offset != quota.OffsetUnknown {
+		*offset += n
+	}
+}
+
+// seconds returns the Unix second of a time in Unix nanoseconds, by which the
+// history finds its slot.
+func seconds(nanos int64) int64 { return nanos / int64(time.Second) }
+
+// turnQuota begins a quota period, in which nothing is used yet.
+func (a *Account) turnQuota(number uint32, p quota.Period) {
+	a.quota = quotaCounter{number: number, period: p, offset: a.unused(p)}
+}
+
+// turnDay begins a day.
+func (a *Account) turnDay(number uint32, p quota.Period) {
+	offset := a.unused(p)
+	a.day = dayCounter{number: number, period: p, requestsOffset: offset, tokensOffset: offset}
+}
+
+// unused returns the offset of a period that begins: 0 if no call was admitted
+// in it before. One was if a clock was ahead.
+func (a *Account) unused(p quota.Period) int64 {
+	if a.lastUsed != 0 && seconds(a.lastUsed) >= p.Start {
+		return quota.OffsetUnknown
+	}
+	return 0
 }
 
 // ID returns the account's ID.

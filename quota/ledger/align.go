@@ -1,11 +1,22 @@
 package ledger
 
 import (
-	"math"
 	"time"
 
 	"github.com/llm-quota/caddy-llm-quota/quota"
 )
+
+// alignment is what a policy asks of an account's periods.
+type alignment struct {
+	quota, day quota.Period // what they are to be
+	// newQuota and newDay say that they are not so, and that the counters are to
+	// be looked up.
+	newQuota, newDay bool
+	// keep says that the quota's counter goes on from where it stands.
+	keep bool
+	// since is the Unix second from which on the quota counts.
+	since int64
+}
 
 // align puts the periods of a in accord with p, the policy that it is about to
 // have: a schedule that was set or changed begins a period that may reach back
@@ -15,139 +26,158 @@ import (
 //
 // No account may be locked, nor laterMu: reading the history makes a checkpoint.
 func (l *Ledger) align(now time.Time, a *Account, p *Policy) {
+	if a.aligned(now, p) {
+		return
+	}
+	l.alignMu.Lock()
+	defer l.alignMu.Unlock()
 	for !l.alignOnce(now, a, p) {
 	}
 }
 
-// alignOnce returns false if another call changed the periods meanwhile.
-func (l *Ledger) alignOnce(now time.Time, a *Account, p *Policy) bool {
+// aligned tells whether nothing is to be looked up for the periods of a.
+func (a *Account) aligned(now time.Time, p *Policy) bool {
 	a.mu.Lock()
-	day, period := p.day.At(now), quota.Period{}
-	newDay := a.day.period != day && unended(a.day.period, now)
-	newPeriod, keep := false, false
+	defer a.mu.Unlock()
+	want := a.compare(now, p)
+	return !want.newDay && !want.newQuota
+}
+
+// compare returns what p asks of the periods of a, which is locked, and does
+// what can be done without the history.
+func (a *Account) compare(now time.Time, p *Policy) alignment {
+	want := alignment{day: p.day.At(now)}
+	want.newDay = a.outdated(a.day.period, want.day, p.day, now)
 	if p.schedule != nil {
-		period = p.schedule.At(now)
+		want.quota = p.schedule.At(now)
 		old := a.policy.Load()
 		resumed := old != nil && old.schedule == nil // it was without a quota, and its period stood still
-		newPeriod = a.quota.period != period && (resumed || unended(a.quota.period, now))
-		keep = p.schedule.Reset == quota.ResetManual // counts on from where it stands
+		want.newQuota = a.outdated(a.quota.period, want.quota, p.schedule, now) || resumed && a.quota.period != want.quota
 	}
 	if a.lastUsed == 0 { // nothing to look up, and nothing worth a line in the journal
-		if newDay {
-			a.day.period = day
+		if want.newDay {
+			a.day.period = want.day
 		}
-		if newPeriod {
-			a.quota.period = period
+		if want.newQuota {
+			a.quota.period = want.quota
 		}
-		newDay, newPeriod = false, false
+		want.newDay, want.newQuota = false, false
 	}
-	was, dayWas, underWay := a.quota, a.day, a.inFlight
-	since := period.Start
-	if a.resetAt >= since {
-		since = a.resetAt + 1 // what a reset by hand has forgiven stays so
+	want.since = want.quota.Start
+	if a.resetAt >= want.since { // what a reset by hand has forgiven stays so
+		want.since = a.resetAt + 1
+		want.keep = a.resetAt >= a.quota.period.Start // all since then is in the counter
 	}
-	a.mu.Unlock()
-	if !newDay && !newPeriod {
+	if p.schedule != nil && p.schedule.Reset == quota.ResetManual {
+		want.keep = true
+	}
+	return want
+}
+
+// outdated tells whether a is to be given period is of schedule s, and not by a
+// turn from the period was, which begins it with nothing used.
+func (a *Account) outdated(was, is quota.Period, s *quota.Schedule, now time.Time) bool {
+	switch {
+	case was == is:
+		return false
+	case unended(was, now):
 		return true
 	}
-	spent, today := quota.Totals{Total: was.used}, quota.Totals{Total: dayWas.tokens, Requests: dayWas.requests - underWay}
-	var err error
-	if newPeriod && !keep {
-		spent, err = l.usedSince(now, a.id, since)
+	// One that has ended may be of another schedule, and reach into is.
+	return seconds(a.lastUsed) >= is.Start && s.At(time.Unix(was.Start, 0)) != was
+}
+
+// alignOnce returns false if another call changed the periods meanwhile.
+// alignMu is held.
+func (l *Ledger) alignOnce(now time.Time, a *Account, p *Policy) bool {
+	a.mu.Lock()
+	want := a.compare(now, p)
+	if !want.newDay && !want.newQuota {
+		a.mu.Unlock()
+		return true
 	}
-	if newDay && err == nil {
-		today, err = l.usedSince(now, a.id, day.Start)
-	}
+	number, period, day, dayPeriod := a.quota.number, a.quota.period, a.day.number, a.day.period
+	seen := &notes{}
+	a.notes = seen
+	idle := a.inFlight == 0
+	a.mu.Unlock()
+	defer func() { // also when the store panics
+		a.mu.Lock()
+		a.notes = nil
+		a.mu.Unlock()
+	}()
+	past, err := l.past(a.id, want, idle)
 	if err != nil {
 		l.failed("align", err)
-		spent, today = quota.Totals{Total: was.used}, quota.Totals{Total: dayWas.tokens, Requests: dayWas.requests - underWay}
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.quota.number != was.number || a.quota.period != was.period || a.day.number != dayWas.number || a.day.period != dayWas.period {
+	if a.quota.number != number || a.quota.period != period || a.day.number != day || a.day.period != dayPeriod {
 		return false
 	}
-	// What was settled and admitted meanwhile counts too; a part of it may be in
-	// the history already and count twice, never not at all.
-	if newPeriod {
-		a.quota.used = spent.Total + a.quota.used - was.used
-		a.quota.period = period
-		l.set(now, a, quota.TokenQuota, a.quota.number, a.quota.used, period)
+	if err == nil {
+		past.add(want, seen)
 	}
-	if newDay {
-		a.day.tokens = today.Total + a.day.tokens - dayWas.tokens
-		a.day.requests = today.Requests + underWay + a.day.requests - dayWas.requests
-		a.day.period = day
-		l.set(now, a, quota.TokensPerDay, a.day.number, a.day.tokens, day)
-		l.set(now, a, quota.RequestsPerDay, a.day.number, a.day.requests, day)
+	if want.newQuota {
+		a.alignQuota(want, past)
+		l.setQuota(now, a)
+	}
+	if want.newDay {
+		a.alignDay(want, past)
+		l.setDayTokens(now, a)
+		l.setDayRequests(now, a)
 	}
 	return true
 }
 
-// set journals a counter that was set rather than counted.
-func (l *Ledger) set(now time.Time, a *Account, limit quota.LimitName, number uint32, amount int64, p quota.Period) {
-	l.touching(a)
-	seq := l.store.Append(&quota.Record{
-		Kind: quota.RecordSet, Time: now.UnixNano(), Account: a.id,
-		Limit: limit, Number: number, Amount: amount, Period: p,
+// alignQuota gives a the quota period that is wanted. What happened is nil if
+// it is not known.
+func (a *Account) alignQuota(want alignment, happened *past) {
+	q := &a.quota
+	q.period, q.offset = want.quota, quota.OffsetUnknown
+	if happened == nil {
+		return
+	}
+	if !want.keep {
+		q.used = max(happened.since.tokens, 0)
+	}
+	q.offset = q.used - happened.quota.tokens
+}
+
+// alignDay gives a the day that is wanted.
+func (a *Account) alignDay(want alignment, happened *past) {
+	d := &a.day
+	d.period, d.tokensOffset, d.requestsOffset = want.day, quota.OffsetUnknown, quota.OffsetUnknown
+	if happened == nil {
+		return
+	}
+	d.tokens, d.requests = max(happened.today.tokens, 0), happened.today.requests
+	d.tokensOffset, d.requestsOffset = d.tokens-happened.day.tokens, d.requests-happened.day.requests
+}
+
+// The following journal a counter that was set rather than counted. The account
+// is locked.
+
+func (l *Ledger) setQuota(now time.Time, a *Account) {
+	l.set(now, a, &quota.Record{
+		Limit: quota.TokenQuota, Number: a.quota.number, Amount: a.quota.used, Offset: a.quota.offset, Period: a.quota.period,
 	})
-	a.touched(seq)
 }
 
-// usedSince sums the history of a key, or of a group and all below it, from
-// the Unix second start on. No account may be locked.
-func (l *Ledger) usedSince(now time.Time, id quota.ID, start int64) (sum quota.Totals, err error) {
-	if err := l.Checkpoint(now); err != nil {
-		return sum, err
-	}
-	var in func(quota.ID) bool
-	if id.Kind() == quota.KindGroup {
-		below, err := l.Descendants(id)
-		if err != nil {
-			return sum, err
-		}
-		in = func(g quota.ID) bool { return below[g] }
-	}
-	add := func(q quota.RowQuery) error {
-		if q.From >= q.To {
-			return nil
-		}
-		if in == nil {
-			q.Key = id
-		}
-		return l.store.Usage(q, func(r *quota.Row) error {
-			if in == nil || in(r.Group) {
-				sum.Add(&r.Totals)
-			}
-			return nil
-		})
-	}
-	end := int64(math.MaxInt64) // what is charged to the future, by a clock that was ahead, counts too
-	quarter := quota.StepQuarter.Start(start + 15*60 - 1)
-	if err := add(quota.RowQuery{Step: quota.StepMinute, From: start, To: min(quarter, end)}); err != nil {
-		return sum, err
-	}
-	err = add(quota.RowQuery{Step: quota.StepQuarter, From: quarter, To: end})
-	return sum, err
+func (l *Ledger) setDayTokens(now time.Time, a *Account) {
+	l.set(now, a, &quota.Record{
+		Limit: quota.TokensPerDay, Number: a.day.number, Amount: a.day.tokens, Offset: a.day.tokensOffset, Period: a.day.period,
+	})
 }
 
-// Descendants returns the group and every group below it, deleted ones too.
-func (l *Ledger) Descendants(id quota.ID) (map[quota.ID]bool, error) {
-	parent := map[quota.ID]quota.ID{}
-	if err := l.store.Groups(0, func(g *quota.Group) bool {
-		parent[g.ID] = g.Parent
-		return true
-	}); err != nil {
-		return nil, err
-	}
-	in := map[quota.ID]bool{id: true}
-	for g := range parent {
-		for up, n := g, 0; up != 0 && n <= quota.MaxDepth; up, n = parent[up], n+1 {
-			if in[up] {
-				in[g] = true
-				break
-			}
-		}
-	}
-	return in, nil
+func (l *Ledger) setDayRequests(now time.Time, a *Account) {
+	l.set(now, a, &quota.Record{
+		Limit: quota.RequestsPerDay, Number: a.day.number, Amount: a.day.requests, Offset: a.day.requestsOffset, Period: a.day.period,
+	})
+}
+
+func (l *Ledger) set(now time.Time, a *Account, r *quota.Record) {
+	r.Kind, r.Time, r.Account = quota.RecordSet, now.UnixNano(), a.id
+	l.touching(a)
+	a.touched(l.store.Append(r))
 }

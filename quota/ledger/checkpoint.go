@@ -50,14 +50,21 @@ func (l *Ledger) Tick(now time.Time) error {
 func (l *Ledger) Checkpoint(now time.Time) error {
 	l.checkpointMu.Lock()
 	defer l.checkpointMu.Unlock()
+	_, err := l.checkpoint()
+	return err
+}
+
+// checkpoint returns the record up to which the tables hold all usage.
+// checkpointMu is held.
+func (l *Ledger) checkpoint() (through uint64, err error) {
 	if len(l.waiting) > 0 { // what failed before comes first, so that no more than that ever waits
 		if err := l.writeWaiting(quota.Checkpoint{}, 0); err != nil {
-			return fmt.Errorf("writing a checkpoint that waits: %w", err)
+			return 0, fmt.Errorf("writing a checkpoint that waits: %w", err)
 		}
 	}
 	records, through, err := l.store.Cut()
 	if err != nil {
-		return fmt.Errorf("cutting the journal: %w", err)
+		return 0, fmt.Errorf("cutting the journal: %w", err)
 	}
 	rows := rollup{ledger: l}
 	for r := range records {
@@ -66,14 +73,14 @@ func (l *Ledger) Checkpoint(now time.Time) error {
 	last, seq := l.collect()
 	written := l.collectLater(&last)
 	if rows.seq == 0 && len(last.Accounts)+len(last.Resolved)+len(last.Corrected) == 0 {
-		return nil // nothing happened
+		return through, nil // nothing happened
 	}
 	l.waiting = append(l.waiting, rows.checkpoints(through)...)
 	if err := l.writeWaiting(last, seq); err != nil {
-		return fmt.Errorf("writing a checkpoint: %w", err)
+		return 0, fmt.Errorf("writing a checkpoint: %w", err)
 	}
 	written()
-	return nil
+	return through, nil
 }
 
 // collect takes the accounts that changed, and the reservations that opened or
@@ -168,22 +175,31 @@ func (u *rollup) add(r *quota.Record) {
 	if u.rows == nil {
 		u.rows = make(map[quota.Slot]*quota.Totals)
 	}
-	slot := quota.Slot{
+	u.count(quota.Slot{
 		Key: r.Key, Group: r.Group,
 		Model: u.ledger.models.name(r.Key, r.Model, r.Kind != quota.RecordRefuse && !r.Outcome.Failed),
+	}, seconds(at), &t)
+	for i := range r.Shares {
+		if id := r.Shares[i].Account; id.Kind() == quota.KindGroup {
+			u.count(quota.Slot{Account: id}, seconds(at), &t)
+		}
 	}
+	u.seq = r.Seq
+	if len(u.rows) > quota.MaxCheckpointRows-len(quota.Steps)*maxChain {
+		u.end()
+	}
+}
+
+// count adds t to the rows of a slot in every step, at a Unix second.
+func (u *rollup) count(slot quota.Slot, at int64, t *quota.Totals) {
 	for _, step := range quota.Steps {
-		slot.Step, slot.Start = step, step.Start(at/int64(time.Second))
+		slot.Step, slot.Start = step, step.Start(at)
 		sum := u.rows[slot]
 		if sum == nil {
 			sum = new(quota.Totals)
 			u.rows[slot] = sum
 		}
-		sum.Add(&t)
-	}
-	u.seq = r.Seq
-	if len(u.rows) > quota.MaxCheckpointRows-len(quota.Steps) {
-		u.end()
+		sum.Add(t)
 	}
 }
 
@@ -213,6 +229,7 @@ func (a *Account) dump(c *quota.Counters) {
 		DayNumber: a.day.number, DayPeriod: a.day.period,
 		DayRequests: a.day.requests, DayTokens: a.day.tokens,
 		MinuteNumber: a.minute, LastUsed: a.lastUsed, QuotaReset: a.resetAt,
+		QuotaOffset: a.quota.offset, DayRequestsOffset: a.day.requestsOffset, DayTokensOffset: a.day.tokensOffset,
 	}
 	c.RequestsBucket, c.Requests = a.requests.Dump()
 	c.TokensBucket, c.Tokens = a.tokens.Dump()
@@ -222,8 +239,13 @@ func (a *Account) dump(c *quota.Counters) {
 // that was set back leaves them, count from now.
 func (a *Account) restore(c *quota.Counters, tick int64) {
 	a.seq = c.Seq
-	a.quota = quotaCounter{number: c.QuotaNumber, period: c.QuotaPeriod, used: c.QuotaUsed, granted: c.QuotaGranted}
-	a.day = dayCounter{number: c.DayNumber, period: c.DayPeriod, requests: c.DayRequests, tokens: c.DayTokens}
+	a.quota = quotaCounter{
+		number: c.QuotaNumber, period: c.QuotaPeriod, used: c.QuotaUsed, granted: c.QuotaGranted, offset: c.QuotaOffset,
+	}
+	a.day = dayCounter{
+		number: c.DayNumber, period: c.DayPeriod, requests: c.DayRequests, tokens: c.DayTokens,
+		requestsOffset: c.DayRequestsOffset, tokensOffset: c.DayTokensOffset,
+	}
 	a.minute, a.lastUsed, a.resetAt = c.MinuteNumber, c.LastUsed, c.QuotaReset
 	a.requests.Restore(tick, c.RequestsBucket, c.Requests)
 	a.tokens.Restore(tick, c.TokensBucket, c.Tokens)

@@ -70,6 +70,9 @@ func (l *Ledger) tryCorrect(now time.Time, name quota.Later, o quota.Outcome) (s
 	for i, a := range accounts {
 		a.correct(&r.Shares[i], r)
 		a.touched(seq)
+		if a.notes != nil {
+			a.notes.corrected(r)
+		}
 	}
 	l.forgetLater(name)
 	for i := len(accounts) - 1; i >= 0; i-- {
@@ -120,13 +123,9 @@ func (l *Ledger) lockShares(shares []quota.Share) []*Account {
 
 // correct replaces one charge by another. The account is locked.
 func (a *Account) correct(s *quota.Share, r *quota.Record) {
-	more := r.Outcome.Tokens.Charge() - r.Before.Tokens.Charge()
-	if s.Quota == a.quota.number {
-		a.quota.used = max(a.quota.used+more, 0)
-	}
-	if s.Day == a.day.number {
-		a.day.tokens = max(a.day.tokens+more, 0)
-	}
+	more, opened := r.Outcome.Tokens.Charge()-r.Before.Tokens.Charge(), seconds(r.Opened)
+	add(&a.quota.used, &a.quota.offset, more, s.Quota == a.quota.number, a.quota.period.Holds(opened))
+	add(&a.day.tokens, &a.day.tokensOffset, more, s.Day == a.day.number, a.day.period.Holds(opened))
 	switch {
 	case s.Minute != a.minute:
 	case more < 0:

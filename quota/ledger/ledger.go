@@ -61,6 +61,7 @@ type Ledger struct {
 	provisional map[quota.Later]*quota.Record
 	corrected   map[quota.Later]bool
 
+	alignMu        sync.Mutex // held by align while it reads the history; before checkpointMu
 	checkpointMu   sync.Mutex
 	waiting        []quota.Checkpoint // made, not yet written
 	lastCheckpoint int64              // tick

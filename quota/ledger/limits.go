@@ -194,11 +194,11 @@ func (t *tightest) rate(now time.Time, tick int64) (quota.Rate, bool) {
 func (l *Ledger) turn(now time.Time, a *Account, p *Policy) {
 	t := now.Unix()
 	if p.schedule != nil && a.quota.period.End != 0 && t >= a.quota.period.End {
-		a.quota = quotaCounter{number: a.quota.number + 1, period: p.schedule.At(now)}
+		a.turnQuota(a.quota.number+1, p.schedule.At(now))
 		l.turned(now, a, quota.TokenQuota, a.quota.number, a.quota.period)
 	}
 	if a.day.period.End != 0 && t >= a.day.period.End {
-		a.day = dayCounter{number: a.day.number + 1, period: p.day.At(now)}
+		a.turnDay(a.day.number+1, p.day.At(now))
 		l.turned(now, a, quota.TokensPerDay, a.day.number, a.day.period)
 	}
 }

@@ -112,12 +112,18 @@ func (a *Account) reset(at int64, limit quota.LimitName, number uint32) uint32 {
 	}
 	switch limit {
 	case quota.TokenQuota:
-		a.quota, a.resetAt = quotaCounter{number: next(a.quota.number), period: a.quota.period}, at
-		return a.quota.number
+		q := &a.quota
+		shift(&q.offset, -q.used)
+		*q = quotaCounter{number: next(q.number), period: q.period, offset: q.offset}
+		a.resetAt = at
+		return q.number
 	case quota.TokensPerDay:
-		a.day = dayCounter{number: next(a.day.number), period: a.day.period, requests: a.day.requests}
-		return a.day.number
+		d := &a.day
+		shift(&d.tokensOffset, -d.tokens)
+		d.number, d.tokens, d.reserved = next(d.number), 0, 0
+		return d.number
 	case quota.RequestsPerDay:
+		shift(&a.day.requestsOffset, -a.day.requests)
 		a.day.requests = 0
 		return a.day.number
 	case quota.TokensPerMinute:

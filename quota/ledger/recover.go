@@ -142,9 +142,7 @@ func (l *Ledger) replayed(id quota.ID, seq uint64, tick int64) (*Account, error)
 func (a *Account) again(s *quota.Share, r *quota.Record, tick int64) {
 	at := min(r.Tick, tick) // a clock that was set back must not block
 	if r.Kind == quota.RecordOpen {
-		if s.Day == a.day.number {
-			a.day.requests++
-		}
+		add(&a.day.requests, &a.day.requestsOffset, 1, s.Day == a.day.number, a.day.period.Holds(seconds(r.Time)))
 		if s.Minute == a.minute {
 			a.requests.Add(at, 1)
 			a.tokens.Add(at, r.Reserved)
@@ -158,26 +156,42 @@ func (a *Account) again(s *quota.Share, r *quota.Record, tick int64) {
 		a.correct(s, &at)
 		return
 	}
-	a.give(s, at, min(r.OpenTick, tick), r.Reserved, r.Outcome.Tokens.Charge())
+	a.give(s, seconds(r.Opened), at, min(r.OpenTick, tick), r.Reserved, r.Outcome.Tokens.Charge())
 	a.quota.reserved, a.day.reserved = 0, 0
 }
 
 // change does to an account what a turn, a reset, a grant or a setting did.
 func (a *Account) change(r *quota.Record) {
-	switch {
-	case r.Kind == quota.RecordTurn && r.Limit == quota.TokenQuota:
-		a.quota = quotaCounter{number: r.Number, period: r.Period}
-	case r.Kind == quota.RecordTurn:
-		a.day = dayCounter{number: r.Number, period: r.Period}
-	case r.Kind == quota.RecordReset:
-		a.reset(r.Time/int64(time.Second), r.Limit, r.Number)
-	case r.Kind == quota.RecordGrant && r.Number == a.quota.number:
-		a.quota.granted += r.Amount
-	case r.Kind == quota.RecordSet && r.Limit == quota.TokenQuota:
-		a.quota.number, a.quota.used, a.quota.period = r.Number, r.Amount, r.Period
-	case r.Kind == quota.RecordSet && r.Limit == quota.TokensPerDay:
-		a.day.number, a.day.tokens, a.day.period = r.Number, r.Amount, r.Period
-	case r.Kind == quota.RecordSet && r.Limit == quota.RequestsPerDay:
-		a.day.requests = r.Amount
+	switch r.Kind {
+	case quota.RecordTurn:
+		if r.Limit == quota.TokenQuota {
+			a.turnQuota(r.Number, r.Period)
+		} else {
+			a.turnDay(r.Number, r.Period)
+		}
+	case quota.RecordReset:
+		a.reset(seconds(r.Time), r.Limit, r.Number)
+	case quota.RecordGrant:
+		if r.Number == a.quota.number {
+			a.quota.granted += r.Amount
+		}
+	case quota.RecordSet:
+		a.assign(r)
+	}
+}
+
+// assign sets a counter as a record says.
+func (a *Account) assign(r *quota.Record) {
+	d := &a.day
+	switch r.Limit {
+	case quota.TokenQuota:
+		a.quota.number, a.quota.used, a.quota.offset, a.quota.period = r.Number, r.Amount, r.Offset, r.Period
+	case quota.TokensPerDay:
+		if d.period != r.Period && a.lastUsed != 0 {
+			d.requestsOffset = quota.OffsetUnknown // the next record says
+		}
+		d.number, d.tokens, d.tokensOffset, d.period = r.Number, r.Amount, r.Offset, r.Period
+	case quota.RequestsPerDay:
+		d.requests, d.requestsOffset = r.Amount, r.Offset
 	}
 }

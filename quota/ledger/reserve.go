@@ -223,7 +223,7 @@ func (l *Ledger) take(now time.Time, tick int64, c Call, r *Reservation) uint64 
 		}
 		a.quota.reserved += r.Held
 		a.day.reserved += r.Held
-		a.day.requests++
+		add(&a.day.requests, &a.day.requestsOffset, 1, true, a.day.period.Holds(now.Unix()))
 		a.inFlight++
 		a.requests.Add(tick, 1)
 		a.tokens.Add(tick, r.Held)
@@ -241,6 +241,9 @@ func (l *Ledger) take(now time.Time, tick int64, c Call, r *Reservation) uint64 
 	r.record.ID = seq
 	for _, a := range r.accounts[:r.n] {
 		a.touched(seq)
+		if a.notes != nil {
+			a.notes.admitted(&r.record)
+		}
 	}
 	r.prev, r.next = nil, key.opened
 	if r.next != nil {
@@ -255,9 +258,9 @@ func (l *Ledger) take(now time.Time, tick int64, c Call, r *Reservation) uint64 
 // was a reset meanwhile.
 func (l *Ledger) begin(now time.Time, a *Account) {
 	if a.quota.period != (quota.Period{}) {
-		l.set(now, a, quota.TokenQuota, a.quota.number, a.quota.used, a.quota.period)
+		l.setQuota(now, a)
 	}
-	l.set(now, a, quota.TokensPerDay, a.day.number, a.day.tokens, a.day.period)
+	l.setDayTokens(now, a)
 }
 
 // touching notes that the accounts, which are locked, are about to change. It
@@ -318,9 +321,10 @@ func (l *Ledger) Settle(now time.Time, r *Reservation, o quota.Outcome) error {
 		return nil
 	}
 	r.settled, r.Charged = true, o
+	opened := seconds(r.record.Time)
 	for i, a := range r.accounts[:r.n] {
 		a.inFlight--
-		a.give(&r.shares[i], tick, r.record.Tick, r.Held, charge)
+		a.give(&r.shares[i], opened, tick, r.record.Tick, r.Held, charge)
 	}
 	if r.prev != nil {
 		r.prev.next = r.next
@@ -337,6 +341,9 @@ func (l *Ledger) Settle(now time.Time, r *Reservation, o quota.Outcome) error {
 	seq := l.store.Append(rec)
 	for _, a := range r.accounts[:r.n] {
 		a.touched(seq)
+		if a.notes != nil {
+			a.notes.settled(rec)
+		}
 	}
 	if r.kept {
 		l.dirtyMu.Lock()
@@ -358,16 +365,17 @@ func (l *Ledger) Void(now time.Time, r *Reservation) error {
 	return l.Settle(now, r, quota.Outcome{Failed: true})
 }
 
-// give settles one account's share.
-func (a *Account) give(s *quota.Share, tick, openTick, held, charge int64) {
-	if s.Quota == a.quota.number {
+// give settles one account's share of a call admitted at the Unix second opened.
+func (a *Account) give(s *quota.Share, opened, tick, openTick, held, charge int64) {
+	counts := s.Quota == a.quota.number
+	if counts {
 		a.quota.reserved -= held
-		a.quota.used += charge
 	}
-	if s.Day == a.day.number {
+	add(&a.quota.used, &a.quota.offset, charge, counts, a.quota.period.Holds(opened))
+	if counts = s.Day == a.day.number; counts {
 		a.day.reserved -= held
-		a.day.tokens += charge
 	}
+	add(&a.day.tokens, &a.day.tokensOffset, charge, counts, a.day.period.Holds(opened))
 	if s.Minute == a.minute {
 		if charge <= held {
 			a.tokens.Return(tick, openTick, held-charge)

@@ -66,8 +66,32 @@ func (l *Ledger) Rotate(now time.Time, id quota.ID, grace time.Duration, check f
 	return k, secret, nil
 }
 
-// UsedSince sums what a key, or a group and all below it, used since the given
-// Unix second, as far as usage is kept by minute and quarter of an hour.
+// UsedSince sums what a key used, or was charged to a group, of calls admitted
+// since the given Unix second, as far as usage is kept.
 func (l *Ledger) UsedSince(now time.Time, id quota.ID, start int64) (quota.Totals, error) {
-	return l.usedSince(now, id, start)
+	if err := l.Checkpoint(now); err != nil {
+		return quota.Totals{}, err
+	}
+	return charged(l.store.Usage, id, quota.Period{Start: start})
+}
+
+// Descendants returns the group and every group below it, deleted ones too.
+func (l *Ledger) Descendants(id quota.ID) (map[quota.ID]bool, error) {
+	parent := map[quota.ID]quota.ID{}
+	if err := l.store.Groups(0, func(g *quota.Group) bool {
+		parent[g.ID] = g.Parent
+		return true
+	}); err != nil {
+		return nil, err
+	}
+	in := map[quota.ID]bool{id: true}
+	for g := range parent {
+		for up, n := g, 0; up != 0 && n <= quota.MaxDepth; up, n = parent[up], n+1 {
+			if in[up] {
+				in[g] = true
+				break
+			}
+		}
+	}
+	return in, nil
 }
