@@ -20,16 +20,18 @@ func showStatus(c *call) error {
 	if err != nil {
 		return err
 	}
+	answer := Status{
+		Version: c.gate.Version(), OpenReservations: s.OpenReservations,
+		Keys: s.Keys, Groups: s.Groups,
+		Store: StoreStatus{Engine: s.Store.Engine, Healthy: true, SizeBytes: s.Store.SizeBytes},
+	}
 	today, err := c.ledger.Report(c.now, ledger.ReportQuery{
 		From: c.now, To: c.now.Add(time.Nanosecond), Step: ledger.PerDay, Zone: zone,
 	})
-	if err != nil {
-		return err
-	}
-	answer := Status{
-		Version: c.gate.Version(), OpenReservations: s.OpenReservations,
-		Keys: s.Keys, Groups: s.Groups, Totals: today.Totals,
-		Store: StoreStatus{Engine: s.Store.Engine, Healthy: true, SizeBytes: s.Store.SizeBytes},
+	if err == nil {
+		answer.Totals = &today.Totals
+	} else { // of a store that fails, too, the status is told
+		answer.Store.Healthy, answer.Store.Problem, answer.Store.Since = false, err.Error(), moment(c.now)
 	}
 	if h := c.ledger.Health(); h != nil {
 		answer.Store.Healthy, answer.Store.Problem, answer.Store.Since = false, h.Err.Error(), moment(h.Since)

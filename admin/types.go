@@ -148,12 +148,12 @@ type UsageStep struct {
 
 // Status is the state of the gate.
 type Status struct {
-	Version          string       `json:"version"`
-	Store            StoreStatus  `json:"store"`
-	OpenReservations int64        `json:"open_reservations"`
-	Keys             int64        `json:"keys"`
-	Groups           int64        `json:"groups"`
-	Totals           quota.Totals `json:"totals"` // of today, in the app's time zone
+	Version          string        `json:"version"`
+	Store            StoreStatus   `json:"store"`
+	OpenReservations int64         `json:"open_reservations"`
+	Keys             int64         `json:"keys"`
+	Groups           int64         `json:"groups"`
+	Totals           *quota.Totals `json:"totals"` // of today, in the app's time zone; null: they cannot be read
 }
 
 // StoreStatus is the state of the store.
