@@ -325,13 +325,20 @@ func (p *process) usage(key string) (u usage) {
 	return u
 }
 
+// status returns what the gate says of itself.
+func (p *process) status() (s status) {
+	p.t.Helper()
+	p.api(http.MethodGet, "/status", nil, &s)
+	return s
+}
+
 // settled waits until nothing is under way, at most the second that the gate
 // may take to show what it has done, and a little for a busy machine.
 func (p *process) settled() {
 	p.t.Helper()
 	var s status
 	for range 200 {
-		if p.api(http.MethodGet, "/status", nil, &s); s.OpenReservations == 0 {
+		if s = p.status(); s.OpenReservations == 0 {
 			return
 		}
 		time.Sleep(10 * time.Millisecond)
