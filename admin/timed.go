@@ -28,9 +28,9 @@ func (t *timed) Checkpoint(cp *quota.Checkpoint) error {
 	return t.Store.Checkpoint(cp)
 }
 
-func (t *timed) Put(keys []*quota.Key, groups []*quota.Group) error {
+func (t *timed) Put(keys []*quota.Key, groups []*quota.Group, audit ...quota.Note) error {
 	defer t.note("put", time.Now())
-	return t.Store.Put(keys, groups)
+	return t.Store.Put(keys, groups, audit...)
 }
 
 func (t *timed) Usage(q quota.RowQuery, fn func(*quota.Row) error) error {

@@ -203,8 +203,9 @@ type Directory interface {
 	Configured() ([]ID, error)
 	// Put stores keys and groups, new or changed, with their names and secrets:
 	// all or none. When it returns nil they survive a power loss. The names of
-	// deleted accounts and the secrets no longer listed are freed.
-	Put(keys []*Key, groups []*Group) error
+	// deleted accounts and the secrets no longer listed are freed. The entries
+	// of the audit log that tell of the change are stored with it.
+	Put(keys []*Key, groups []*Group, audit ...Note) error
 }
 
 // History is the part of a store that keeps counters and usage.
@@ -267,6 +268,7 @@ type Store interface {
 	Journal
 	Directory
 	History
+	Notes
 
 	// Recover is called once, before anything else but HashKey and the
 	// Directory. It calls open for each reservation that the tables keep, then

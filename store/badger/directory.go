@@ -170,7 +170,7 @@ func (t *tables) scan(table byte, from []byte, backwards bool, fn func(*badger.I
 }
 
 // Put implements quota.Directory.
-func (s *Store) Put(keys []*quota.Key, groups []*quota.Group) error {
+func (s *Store) Put(keys []*quota.Key, groups []*quota.Group, audit ...quota.Note) error {
 	if err := s.enter(); err != nil {
 		return err
 	}
@@ -187,8 +187,10 @@ func (s *Store) Put(keys []*quota.Key, groups []*quota.Group) error {
 		}
 	}
 	return s.tables.update(func(*meta) (change, error) {
-		err := p.indexes(s.tables)
-		return p.change, err
+		if err := p.indexes(s.tables); err != nil {
+			return nil, err
+		}
+		return addNotes(p.change, quota.NoteAudit, audit)
 	})
 }
 

@@ -30,6 +30,8 @@ const (
 	tableUsage      = 'u' // step, key, start, group, model      → totals
 	tableSums       = 'v' // step, start, group, model           → totals over the group's keys
 	tableCharged    = 'w' // step, group, start                  → totals charged to the group as an account
+	tableNote       = 'a' // list, ID                            → note
+	tableOnce       = 'b' // list, what a note is about          → its ID
 	tablePruned     = 'p' // step                                → the start before which rows may be gone
 )
 

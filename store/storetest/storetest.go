@@ -35,6 +35,7 @@ func Run(t *testing.T, open Opener) {
 		{"Journal", testJournal},
 		{"Checkpoint", testCheckpoint},
 		{"Usage", testUsage},
+		{"Notes", testNotes},
 		{"Life", testLife},
 	} {
 		t.Run(part.name, func(t *testing.T) { part.run(t, open) })
