@@ -120,11 +120,15 @@ func (p *process) complaints(after int) (lines []string) {
 }
 
 // some makes calls one after another and returns how many of them ended well,
-// and the status and code of the last that did not.
+// and the status and code of the last that did not. A call whose connection was
+// dropped, as by a reload, is made again.
 func (l *chaosLoad) some(calls int) (good int, status int, code string) {
 	for range calls {
 		l.began.Add(1)
 		e := l.make()
+		for tries := 0; e.status == 0 && tries < 100; tries++ {
+			e = l.make()
+		}
 		if e.whole {
 			good++
 			l.ended.Add(1)
