@@ -1,6 +1,9 @@
 package admin
 
 import (
+	"cmp"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -42,7 +45,7 @@ var gauges = &ledgers{
 	overageDesc: desc("overage_tokens_total", "Tokens that calls used beyond what was reserved for them."),
 	open:        desc("open_reservations", "Calls that are under way."),
 	up:          desc("store_up", "Whether the store works: 0 while it fails, or has lost something that nobody has seen to."),
-	usedRatio:   desc("quota_used_ratio", "Share of a group's quota that is used in the current period.", "group"),
+	usedRatio:   desc("quota_used_ratio", "Share of a group's quota that is used in the current period, of the groups that have used most.", "group"),
 }
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -83,9 +86,18 @@ func (g *ledgers) Collect(ch chan<- prometheus.Metric) {
 	if len(g.watched) > 0 {
 		gauge(g.up, up)
 	}
-	for group, ratio := range ratios {
-		gauge(g.usedRatio, ratio, group)
+	for _, group := range fullest(ratios) {
+		gauge(g.usedRatio, ratios[group], group)
 	}
+}
+
+// fullest returns the names of the MaxGroups groups that have used most of
+// their quotas: of many groups, those that somebody may want to hear of.
+func fullest(ratios map[string]float64) []string {
+	names := slices.SortedFunc(maps.Keys(ratios), func(a, b string) int {
+		return cmp.Or(cmp.Compare(ratios[b], ratios[a]), cmp.Compare(a, b))
+	})
+	return names[:min(len(names), MaxGroups)]
 }
 
 // count adds the overage since the last count, so that the total does not fall

@@ -54,8 +54,16 @@ func RegisterMetrics(reg *prometheus.Registry) error {
 	return nil
 }
 
+// MaxGroups is how many groups have series of their own. Each one has several
+// for every model that it uses, and more than this make scrapes unusable.
+const MaxGroups = 100
+
+// OtherGroups is the label of the groups beyond MaxGroups.
+const OtherGroups = "other"
+
 // Admitted counts what was decided about a request. The labels must be bounded
-// whatever callers send: the group is a name that an operator gave.
+// whatever callers send. Of groups, whose names operators give, the first
+// MaxGroups are told apart.
 func Admitted(decision, reason, dialect, group string, took time.Duration) {
 	requests.of(requestLabels{decision, reason, dialect, group}).Inc()
 	decisionSeconds.Observe(took.Seconds())
@@ -91,12 +99,13 @@ type (
 // hashing labels again or allocating.
 var (
 	requests = series[requestLabels, prometheus.Counter]{make: func(l requestLabels) prometheus.Counter {
-		return requestsTotal.WithLabelValues(l.decision, l.reason, l.dialect, l.group)
+		return requestsTotal.WithLabelValues(l.decision, l.reason, l.dialect, groups.label(l.group))
 	}}
 	tokens = series[tokenLabels, *tokenCounters]{make: func(l tokenLabels) *tokenCounters {
 		var c tokenCounters
+		group := groups.label(l.group)
 		for i, kind := range [...]string{"input", "cached_input", "cache_write", "output", "reasoning"} {
-			c[i] = tokensTotal.WithLabelValues(kind, l.dialect, l.model, l.group)
+			c[i] = tokensTotal.WithLabelValues(kind, l.dialect, l.model, group)
 		}
 		return &c
 	}}
@@ -104,6 +113,32 @@ var (
 		return storeOpSeconds.WithLabelValues(l.op, l.engine)
 	}}
 )
+
+// groups are those that have series of their own, for the life of the process:
+// a counter must not change its name.
+var groups groupLabels
+
+type groupLabels struct {
+	mu   sync.Mutex
+	seen map[string]bool
+}
+
+// label returns the label of the group of that name; "" is no group.
+func (g *groupLabels) label(name string) string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if name == "" || g.seen[name] {
+		return name
+	}
+	if len(g.seen) >= MaxGroups {
+		return OtherGroups
+	}
+	if g.seen == nil {
+		g.seen = make(map[string]bool)
+	}
+	g.seen[name] = true
+	return name
+}
 
 // maxSeries bounds what series keeps; beyond it a collector is looked up each
 // time.

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -179,4 +180,72 @@ func BenchmarkMetricsParallel(b *testing.B) {
 			observe()
 		}
 	})
+}
+
+// However many groups there are, a scrape stays of a size to be scraped: the
+// first groups that calls are charged to are counted apart, and of all quotas
+// the fullest are shown.
+func TestManyGroupsMakeAUsableScrape(t *testing.T) {
+	seen, counters, charged := groups.seen, requests.m.Load(), tokens.m.Load()
+	groups.seen = nil
+	t.Cleanup(func() {
+		groups.seen = seen
+		requests.m.Store(counters)
+		tokens.m.Store(charged)
+	})
+	reg := registry(t)
+	before := scrape(t, reg)
+	const many = 10_000
+	for i := range many {
+		group := fmt.Sprintf("many-%05d", i)
+		for range 2 { // the second finds what the first has made
+			Admitted(Admit, "", "openai", group, time.Microsecond)
+			Charged("openai", "m", group, quota.Tokens{Input: 3, Output: 2})
+		}
+	}
+	after := scrape(t, reg)
+	// A series of requests and five of tokens for each group and for the others.
+	if n := len(after) - len(before); n > 6*(MaxGroups+1) || n < 6*MaxGroups {
+		t.Errorf("%d series came", n)
+	}
+	for name, want := range map[string]float64{
+		"requests_total decision=admitted dialect=openai group=many-00099 reason=": 2,
+		"tokens_total dialect=openai group=many-00000 model=m type=input":          6,
+		"requests_total decision=admitted dialect=openai group=other reason=":      2 * (many - MaxGroups),
+		"tokens_total dialect=openai group=other model=m type=output":              4 * (many - MaxGroups),
+		"requests_total decision=admitted dialect=openai group=many-00100 reason=": 0,
+		"tokens_total dialect=openai group=many-09999 model=m type=cached_input":   0,
+	} {
+		if got := after[name] - before[name]; got != want {
+			t.Errorf("%s grew by %v, want %v", name, got, want)
+		}
+	}
+}
+
+func TestFullestQuotasAreShown(t *testing.T) {
+	b := newBench(t)
+	b.now = time.Now()
+	for i := range MaxGroups + 20 {
+		b.newGroup(fmt.Sprintf(`{"name":"g%03d","quota":{"tokens":1000,"reset":"manual"}}`, i))
+		k := b.newKey(fmt.Sprintf(`{"name":"k%d","group":"name:g%03d"}`, i, i))
+		b.spend(k.ID, "m", int64(i))
+	}
+	Watch(b.ledger)
+	t.Cleanup(func() { Unwatch(b.ledger) })
+	got := scrape(t, registry(t))
+	shown := 0
+	for name := range got {
+		if strings.HasPrefix(name, "quota_used_ratio group=g") {
+			shown++
+		}
+	}
+	if shown != MaxGroups {
+		t.Errorf("%d are shown, want %d", shown, MaxGroups)
+	}
+	if _, ok := got["quota_used_ratio group=g019"]; ok {
+		t.Error("one of the emptiest is shown")
+	}
+	if last := fmt.Sprintf("quota_used_ratio group=g%03d", MaxGroups+19); got[last] != 0.119 {
+		t.Errorf("%s is %v", last, got[last])
+	}
 }
