@@ -1,7 +1,6 @@
 package admin
 
 import (
-	"encoding/json"
 	"net/netip"
 	"time"
 
@@ -261,19 +260,8 @@ type Alerts struct {
 	NextCursor *string `json:"next_cursor"`
 }
 
-// AuditEntry is a change that was made. Before and After hold the settings of
-// the object; no secret is ever in them.
-type AuditEntry struct {
-	ID     string          `json:"id"`
-	Time   time.Time       `json:"time"`
-	Actor  string          `json:"actor"`
-	Source string          `json:"source"` // api, dashboard, cli or config
-	Action string          `json:"action"` // create, update, delete, rotate, reset, grant, move, disable, enable, take_over, remove, put_back
-	Object string          `json:"object"` // the ID of the key or group
-	Name   string          `json:"name"`   // its name after the change
-	Before json.RawMessage `json:"before"` // null: it was not there
-	After  json.RawMessage `json:"after"`  // null: it is not there
-}
+// AuditEntry is a change that was made.
+type AuditEntry = quota.Change
 
 // Audit is a page of the audit log, the newest first.
 type Audit struct {

@@ -72,21 +72,3 @@ type Notes interface {
 	// PruneNotes drops all but the newest of the list.
 	PruneNotes(kind NoteKind, keep int) error
 }
-
-// Author is who makes a change, and by what.
-type Author struct {
-	// Actor names the person or program, as far as it is known: the user of the
-	// dashboard, the subject of a client certificate; "" is whoever may reach
-	// the admin endpoint.
-	Actor string `json:"actor"`
-	// Source is api, dashboard, cli or config.
-	Source string `json:"source"`
-}
-
-// The sources of changes.
-const (
-	ByAPI       = "api"
-	ByDashboard = "dashboard"
-	ByCLI       = "cli"
-	ByConfig    = "config"
-)

@@ -187,13 +187,14 @@ func (l *Ledger) configure(now time.Time, c *Config) (*replaced, error) {
 	if before.zone != zone || before.onError != c.OnStoreError {
 		l.settings.Store(&settings{zone: zone, onError: c.OnStoreError})
 	}
-	ch := changes{ledger: l, now: now, replaced: replaced{at: stamp(now)}, present: map[quota.ID]bool{}, groupIDs: map[string]quota.ID{"": 0}}
+	l = l.As(quota.Author{Source: quota.ByConfig})
+	ch := changes{ledger: l, now: now, entries: l.audit(now), replaced: replaced{at: stamp(now)}, present: map[quota.ID]bool{}, groupIDs: map[string]quota.ID{"": 0}}
 	err := ch.setGroups(c.Groups)
 	if err == nil {
 		err = errors.Join(ch.setKeys(c.Keys), ch.remove())
 	}
 	if err == nil && len(ch.keys)+len(ch.groups) > 0 {
-		err = l.store.Put(ch.keys, ch.groups)
+		err = l.put(ch.keys, ch.groups, ch.entries)
 	}
 	if err != nil {
 		l.settings.Store(before)
@@ -223,23 +224,27 @@ type replaced struct {
 func (l *Ledger) restore(now time.Time, old *replaced) error {
 	l.directory.Lock()
 	defer l.directory.Unlock()
+	l = l.As(quota.Author{Source: quota.ByConfig})
+	entries := l.audit(now)
 	var keys []*quota.Key
 	var groups []*quota.Group
 	for _, k := range old.keys {
 		if is, err := l.store.Key(k.ID); err == nil && is.UpdatedAt.Equal(old.at) {
 			l.forget(is.Secrets)
 			keys = append(keys, k)
+			entries.key(quota.ActionUpdate, is, k)
 		}
 	}
 	for _, g := range old.groups {
 		if is, err := l.store.Group(g.ID); err == nil && is.UpdatedAt.Equal(old.at) {
 			groups = append(groups, g)
+			entries.group(quota.ActionUpdate, is, g)
 		}
 	}
 	if len(keys)+len(groups) == 0 {
 		return nil
 	}
-	err := l.store.Put(keys, groups)
+	err := l.put(keys, groups, entries)
 	for _, g := range groups {
 		err = errors.Join(err, l.changedGroup(now, g))
 	}
@@ -259,6 +264,7 @@ type changes struct {
 	present  map[quota.ID]bool
 	holders  map[quota.SecretHash]string // the names of the keys with these secrets
 	replaced replaced
+	entries  *audit
 }
 
 func (ch *changes) setGroups(groups []ConfigGroup) error {
@@ -288,8 +294,11 @@ func (ch *changes) setGroups(groups []ConfigGroup) error {
 		if string(before[i]) != string(image(g)) {
 			g.UpdatedAt = stamp(ch.now)
 			ch.groups = append(ch.groups, g)
-			if olds[i] != nil {
-				ch.replaced.groups = append(ch.replaced.groups, olds[i])
+			if old := olds[i]; old != nil {
+				ch.replaced.groups = append(ch.replaced.groups, old)
+				ch.entries.group(configured(old.Source, old.Removed), old, g)
+			} else {
+				ch.entries.group(quota.ActionCreate, nil, g)
 			}
 		}
 	}
@@ -336,6 +345,9 @@ func (ch *changes) setKeys(keys []ConfigKey) error {
 			ch.keys = append(ch.keys, k)
 			if old != nil {
 				ch.replaced.keys = append(ch.replaced.keys, old)
+				ch.entries.key(configured(old.Source, old.Removed), old, k)
+			} else {
+				ch.entries.key(quota.ActionCreate, nil, k)
 			}
 		}
 	}
@@ -387,6 +399,7 @@ func (ch *changes) remove() error {
 				ch.ledger.forget(was.Secrets)
 				k.Removed, k.UpdatedAt = true, stamp(ch.now)
 				ch.keys, ch.replaced.keys = append(ch.keys, k), append(ch.replaced.keys, &was)
+				ch.entries.key(quota.ActionRemove, &was, k)
 			}
 		default:
 			g, err := ch.ledger.store.Group(id)
@@ -396,6 +409,7 @@ func (ch *changes) remove() error {
 			if was := *g; !g.Removed && g.Living() {
 				g.Removed, g.UpdatedAt = true, stamp(ch.now)
 				ch.groups, ch.replaced.groups = append(ch.groups, g), append(ch.replaced.groups, &was)
+				ch.entries.group(quota.ActionRemove, &was, g)
 			}
 		}
 	}

@@ -51,7 +51,11 @@ func (l *Ledger) CreateKeys(now time.Time, specs []NewKey) ([]Created, error) {
 		names[k.Name], hashes[k.Secrets[0].Hash] = true, true
 		keys[i], made[i] = k, Created{k, secret}
 	}
-	if err := l.store.Put(keys, nil); err != nil {
+	entries := l.audit(now)
+	for _, k := range keys {
+		entries.key(quota.ActionCreate, nil, k)
+	}
+	if err := l.put(keys, nil, entries); err != nil {
 		return nil, fmt.Errorf("storing keys: %w", err)
 	}
 	l.keys += int64(len(keys))
@@ -128,6 +132,13 @@ func stamp(now time.Time) time.Time { return now.UTC().Round(0).Truncate(time.Mi
 // decides the very next request. Moving a key leaves what it used where it was
 // spent.
 func (l *Ledger) UpdateKey(now time.Time, id quota.ID, edit func(*quota.Key) error) (*quota.Key, error) {
+	return l.updateKey(now, id, "", edit, nil)
+}
+
+// updateKey changes a key, and calls changed with the records before and after,
+// if there is one, before the directory is let go. The action is found out if
+// it is empty.
+func (l *Ledger) updateKey(now time.Time, id quota.ID, action quota.Action, edit func(*quota.Key) error, changed func(before, after *quota.Key) error) (*quota.Key, error) {
 	l.directory.Lock()
 	defer l.directory.Unlock()
 	k, err := l.store.Key(id)
@@ -137,7 +148,8 @@ func (l *Ledger) UpdateKey(now time.Time, id quota.ID, edit func(*quota.Key) err
 	if err != nil {
 		return nil, err
 	}
-	secrets := slices.Clone(k.Secrets)
+	before := *k
+	before.Secrets = slices.Clone(k.Secrets)
 	if err := edit(k); err != nil {
 		return nil, err
 	}
@@ -145,11 +157,20 @@ func (l *Ledger) UpdateKey(now time.Time, id quota.ID, edit func(*quota.Key) err
 		return nil, err
 	}
 	k.UpdatedAt = stamp(now)
-	if err := l.store.Put([]*quota.Key{k}, nil); err != nil {
+	if action == "" {
+		action = actionOf(&before, k)
+	}
+	entries := l.audit(now)
+	entries.key(action, &before, k)
+	if err := l.put([]*quota.Key{k}, nil, entries); err != nil {
 		return nil, fmt.Errorf("storing the key: %w", err)
 	}
-	l.forget(secrets)
-	return k, l.changedKey(now, k)
+	l.forget(before.Secrets)
+	err = l.changedKey(now, k)
+	if err == nil && changed != nil {
+		err = changed(&before, k)
+	}
+	return k, err
 }
 
 // changedKey brings what is in memory in accord with a key's new record.
@@ -177,11 +198,13 @@ func (l *Ledger) DeleteKey(now time.Time, id quota.ID, check func(*quota.Key) er
 	if err != nil {
 		return err
 	}
+	entries := l.audit(now)
+	entries.key(quota.ActionDelete, k, nil)
 	k.DeletedAt, k.UpdatedAt, k.Disabled = stamp(now), stamp(now), true
 	for i := range k.Secrets { // they stay, so that no other key can be given them
 		k.Secrets[i].Until = stamp(now)
 	}
-	if err := l.store.Put([]*quota.Key{k}, nil); err != nil {
+	if err := l.put([]*quota.Key{k}, nil, entries); err != nil {
 		return fmt.Errorf("storing the key: %w", err)
 	}
 	l.keys--
@@ -226,7 +249,9 @@ func (l *Ledger) CreateGroup(now time.Time, spec NewGroup) (*quota.Group, error)
 	if err := l.validGroup(g); err != nil {
 		return nil, err
 	}
-	if err := l.store.Put(nil, []*quota.Group{g}); err != nil {
+	entries := l.audit(now)
+	entries.group(quota.ActionCreate, nil, g)
+	if err := l.put(nil, []*quota.Group{g}, entries); err != nil {
 		return nil, fmt.Errorf("storing the group: %w", err)
 	}
 	l.groups++
@@ -300,6 +325,7 @@ func (l *Ledger) UpdateGroup(now time.Time, id quota.ID, edit func(*quota.Group)
 	if err != nil {
 		return nil, err
 	}
+	before := *g
 	if err := edit(g); err != nil {
 		return nil, err
 	}
@@ -307,7 +333,9 @@ func (l *Ledger) UpdateGroup(now time.Time, id quota.ID, edit func(*quota.Group)
 		return nil, err
 	}
 	g.UpdatedAt = stamp(now)
-	if err := l.store.Put(nil, []*quota.Group{g}); err != nil {
+	entries := l.audit(now)
+	entries.group(quota.ActionUpdate, &before, g)
+	if err := l.put(nil, []*quota.Group{g}, entries); err != nil {
 		return nil, fmt.Errorf("storing the group: %w", err)
 	}
 	return g, l.changedGroup(now, g)
@@ -349,14 +377,20 @@ func (l *Ledger) DeleteGroup(now time.Time, id quota.ID, force bool, check func(
 	if len(keys)+len(children) > 0 && !force {
 		return fmt.Errorf("group %q has %d keys and %d groups: %w", g.Name, len(keys), len(children), quota.ErrConflict)
 	}
+	entries := l.audit(now)
 	for _, k := range keys {
+		was := *k
 		k.Group, k.UpdatedAt = g.Parent, stamp(now)
+		entries.key(quota.ActionMove, &was, k)
 	}
 	for _, c := range children {
+		was := *c
 		c.Parent, c.UpdatedAt = g.Parent, stamp(now)
+		entries.group(quota.ActionUpdate, &was, c)
 	}
+	entries.group(quota.ActionDelete, g, nil)
 	g.DeletedAt, g.UpdatedAt = stamp(now), stamp(now)
-	if err := l.store.Put(keys, append(children, g)); err != nil {
+	if err := l.put(keys, append(children, g), entries); err != nil {
 		return fmt.Errorf("storing the change: %w", err)
 	}
 	l.groups--

@@ -26,6 +26,12 @@ import (
 // Ledger admits and charges calls. Its methods may be called from several
 // goroutines.
 type Ledger struct {
+	*state
+	author quota.Author // of the changes that are made through it
+}
+
+// state is what all that is made of one ledger by As shares.
+type state struct {
 	store  quota.Store
 	report func(op string, err error)
 
@@ -33,6 +39,7 @@ type Ledger struct {
 	seen     atomic.Int64 // the latest time there was, Unix nanoseconds; see wall
 	ill      atomic.Pointer[Health]
 	onHealth func(Health, bool)
+	onChange func(quota.Change)
 	settings atomic.Pointer[settings]
 	accounts table[quota.ID, *Account]
 	secrets  table[shortHash, login]
@@ -61,7 +68,10 @@ type Ledger struct {
 	provisional map[quota.Later]*quota.Record
 	corrected   map[quota.Later]bool
 
-	alignMu        sync.Mutex // held by align while it reads the history; before checkpointMu
+	alignMu  sync.Mutex // held by align while it reads the history; before checkpointMu
+	noteMu   sync.Mutex
+	lastNote quota.NoteID
+
 	checkpointMu   sync.Mutex
 	waiting        []quota.Checkpoint // made, not yet written
 	lastCheckpoint int64              // tick
@@ -88,10 +98,10 @@ var DefaultRetention = [len(quota.Steps)]time.Duration{
 // process ended are charged at what they held, as estimated and failed calls.
 // report is told of store errors that do not stop the gate; it must not block.
 func Open(st quota.Store, now time.Time, report func(op string, err error)) (*Ledger, error) {
-	l := &Ledger{
+	l := &Ledger{state: &state{
 		store: st, report: report, base: now, retention: DefaultRetention,
 		provisional: map[quota.Later]*quota.Record{}, corrected: map[quota.Later]bool{},
-	}
+	}}
 	l.settings.Store(&settings{zone: "UTC"})
 	l.seen.Store(now.UnixNano())
 	l.accounts.init(idHash)
@@ -99,6 +109,9 @@ func Open(st quota.Store, now time.Time, report func(op string, err error)) (*Le
 	l.models, l.labels = newNames(10_000, 200, 1000), newNames(1000, 100, 100)
 	if err := l.findLastID(); err != nil {
 		return nil, fmt.Errorf("reading keys and groups: %w", err)
+	}
+	if err := l.findLastNote(); err != nil {
+		return nil, fmt.Errorf("reading notes: %w", err)
 	}
 	if err := l.recover(now); err != nil {
 		return nil, fmt.Errorf("recovering the ledger: %w", err)

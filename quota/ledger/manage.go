@@ -90,15 +90,46 @@ func (l *Ledger) Reset(now time.Time, id quota.ID, limits []quota.LimitName) err
 			return fmt.Errorf("%w: %w", ErrNotResettable, quota.ErrInvalid)
 		}
 	}
-	return l.change(now, id, func(a *Account) (seq uint64) {
+	before, after := map[quota.LimitName]int64{}, map[quota.LimitName]int64{}
+	p, err := l.change(now, id, func(a *Account, now time.Time) (seq uint64) {
 		for _, name := range limits {
+			before[name] = a.used(name, l.tick(now))
 			seq = l.store.Append(&quota.Record{
 				Kind: quota.RecordReset, Time: now.UnixNano(), Account: id,
 				Limit: name, Number: a.reset(now.Unix(), name, 0),
 			})
+			after[name] = 0
 		}
 		return seq
 	})
+	if err != nil {
+		return err
+	}
+	entry := l.audit(now)
+	entry.add(quota.ActionReset, id, p.Name, usedOf(before), usedOf(after))
+	return l.noted(entry)
+}
+
+// usedOf is what the audit log shows of a reset.
+func usedOf(limits map[quota.LimitName]int64) any {
+	return struct {
+		Used map[quota.LimitName]int64 `json:"used"`
+	}{limits}
+}
+
+// used returns what counts against a limit. The account is locked.
+func (a *Account) used(name quota.LimitName, tick int64) int64 {
+	switch name {
+	case quota.TokenQuota:
+		return a.quota.used
+	case quota.TokensPerDay:
+		return a.day.tokens
+	case quota.RequestsPerDay:
+		return a.day.requests
+	case quota.TokensPerMinute:
+		return a.tokens.Sum(tick)
+	}
+	return a.requests.Sum(tick)
 }
 
 // reset resets one limit at the Unix second at, and returns the number of its
@@ -142,8 +173,10 @@ func (l *Ledger) Grant(now time.Time, id quota.ID, tokens int64) error {
 		return fmt.Errorf("tokens %d is not between -2^53 and 2^53: %w", tokens, quota.ErrInvalid)
 	}
 	var failed error
-	err := l.change(now, id, func(a *Account) uint64 {
-		switch sum := a.quota.granted + tokens; {
+	var before int64
+	p, err := l.change(now, id, func(a *Account, now time.Time) uint64 {
+		before = a.quota.granted
+		switch sum := before + tokens; {
 		case a.policy.Load().quotaMax == none:
 			failed = fmt.Errorf("%s has no quota to grant to: %w", id, quota.ErrConflict)
 			return 0
@@ -157,21 +190,34 @@ func (l *Ledger) Grant(now time.Time, id quota.ID, tokens int64) error {
 			Number: a.quota.number, Amount: tokens,
 		})
 	})
-	return errors.Join(failed, err)
+	if err = errors.Join(failed, err); err != nil {
+		return err
+	}
+	entry := l.audit(now)
+	entry.add(quota.ActionGrant, id, p.Name, grantedOf(before), grantedOf(before+tokens))
+	return l.noted(entry)
+}
+
+// grantedOf is what the audit log shows of a grant.
+func grantedOf(tokens int64) any {
+	return struct {
+		Granted int64 `json:"granted"`
+	}{tokens}
 }
 
 // change applies fn, which appends to the journal, to an account whose periods
-// are those of now.
-func (l *Ledger) change(now time.Time, id quota.ID, fn func(*Account) uint64) error {
+// are those of the ledger's time, which fn is given. It returns the account's
+// policy.
+func (l *Ledger) change(now time.Time, id quota.ID, fn func(a *Account, now time.Time) uint64) (*Policy, error) {
 	now = l.wall(now)
 	for {
 		a, err := l.Account(now, id)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		p, err := l.Policy(now, a)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		l.timely(now, a, p)
 		if a.gone {
@@ -180,13 +226,13 @@ func (l *Ledger) change(now time.Time, id quota.ID, fn func(*Account) uint64) er
 		}
 		l.turn(now, a, p)
 		l.touching(a)
-		seq := fn(a)
+		seq := fn(a, now)
 		a.touched(seq)
 		a.mu.Unlock()
 		if seq == 0 {
-			return nil
+			return p, nil
 		}
-		return l.flush(seq)
+		return p, l.flush(seq)
 	}
 }
 

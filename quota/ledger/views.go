@@ -40,7 +40,7 @@ func (l *Ledger) Rotate(now time.Time, id quota.ID, grace time.Duration, check f
 		return nil, "", fmt.Errorf("grace %s is not between 0 and 30d: %w", grace, quota.ErrInvalid)
 	}
 	secret, prefix := quota.NewSecret()
-	k, err := l.UpdateKey(now, id, func(k *quota.Key) error {
+	k, err := l.updateKey(now, id, quota.ActionRotate, func(k *quota.Key) error {
 		if check != nil {
 			if err := check(k); err != nil {
 				return err
@@ -59,7 +59,7 @@ func (l *Ledger) Rotate(now time.Time, id quota.ID, grace time.Duration, check f
 		k.Secrets = slices.Insert(k.Secrets, 0, quota.Secret{Hash: hash})
 		k.Prefix = prefix
 		return nil
-	})
+	}, nil)
 	if err != nil {
 		return nil, "", err
 	}
