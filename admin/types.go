@@ -226,33 +226,7 @@ func text(m map[string]string) map[string]string {
 }
 
 // Alert is an alert that was fired.
-type Alert struct {
-	ID   string    `json:"id"`
-	Time time.Time `json:"time"`
-	// Kind is threshold, exceeded (a threshold of 100 % or more), forecast,
-	// store_degraded or store_recovered.
-	Kind    string `json:"kind"`
-	Account Ref    `json:"account"` // null: the gate itself
-	Name    string `json:"name"`    // of the account, when it fired
-	// Limit is quota, tokens_per_day or requests_per_day.
-	Limit       quota.LimitName `json:"limit"`
-	Threshold   float64         `json:"threshold"` // in percent
-	Used        int64           `json:"used"`
-	Max         int64           `json:"max"`
-	PeriodStart *time.Time      `json:"period_start"`
-	// ExhaustedAt is when a forecast expects the limit to be used up.
-	ExhaustedAt *time.Time `json:"exhausted_at,omitempty"`
-	Message     string     `json:"message"`
-	Deliveries  []Delivery `json:"deliveries"` // one for each webhook
-}
-
-// Delivery is how far a webhook has been told of an alert.
-type Delivery struct {
-	Target   string `json:"target"` // scheme, host and path of the webhook
-	State    string `json:"state"`  // pending, delivered or dead
-	Attempts int    `json:"attempts"`
-	Error    string `json:"error,omitempty"` // of the last attempt
-}
+type Alert = quota.Alert
 
 // Alerts is a page of alerts, the newest first.
 type Alerts struct {
