@@ -50,6 +50,10 @@ func NextID(kind Kind, last ID, now time.Time) ID {
 // Kind tells whether id names a key or a group.
 func (id ID) Kind() Kind { return Kind(id & 1) }
 
+// Created returns about when the account was made: NextID may run ahead of a
+// clock that was set back.
+func (id ID) Created() time.Time { return time.UnixMilli(int64(id>>idCounter) + idEpoch) }
+
 // String returns the public form: "key_" or "grp_" and 13 characters, or ""
 // for the zero ID.
 func (id ID) String() string {

@@ -135,18 +135,24 @@ func (n *notes) admitted(r *quota.Record) {
 	n.events = append(n.events, note{kind: quota.RecordOpen, seq: r.Seq, id: r.ID, opened: seconds(r.Time)})
 }
 
-func (n *notes) settled(r *quota.Record) {
-	n.events = append(n.events, note{
+func (n *notes) settled(r *quota.Record) { n.events = append(n.events, settlement(r)) }
+
+func (n *notes) corrected(r *quota.Record) { n.events = append(n.events, correction(r)) }
+
+// settlement returns what a RecordSettle adds to the history.
+func settlement(r *quota.Record) note {
+	return note{
 		kind: quota.RecordSettle, seq: r.Seq, id: r.ID, opened: seconds(r.Opened),
 		tokens: r.Outcome.Tokens.Charge(), requests: 1,
-	})
+	}
 }
 
-func (n *notes) corrected(r *quota.Record) {
-	n.events = append(n.events, note{
+// correction returns what a RecordCorrect adds to the history.
+func correction(r *quota.Record) note {
+	return note{
 		kind: quota.RecordCorrect, seq: r.Seq, id: r.ID, opened: seconds(r.Opened),
 		tokens: r.Outcome.Tokens.Charge() - r.Before.Tokens.Charge(),
-	})
+	}
 }
 
 // charged sums the history of an account: what was settled of its calls that
@@ -174,6 +180,11 @@ func (s *stretch) of(id quota.ID) {
 	} else {
 		s.Key = id
 	}
+}
+
+// whole tells whether the stretch begins and ends where rows do.
+func (s *stretch) whole() bool {
+	return s.From == s.Step.Start(s.From) && (s.To == math.MaxInt64 || s.To == s.Step.Start(s.To))
 }
 
 // cover returns the stretches of which a span is made, with the widest step for

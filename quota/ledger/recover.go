@@ -3,7 +3,6 @@ package ledger
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/llm-quota/caddy-llm-quota/quota"
@@ -29,11 +28,6 @@ func (l *Ledger) recover(now time.Time) error {
 	tick := l.tick(now)
 	open := map[uint64]*quota.Record{}
 	var history []*quota.Record
-	keep := func(r *quota.Record) *quota.Record {
-		c := *r
-		c.Shares = slices.Clone(r.Shares)
-		return &c
-	}
 	through, err := l.store.Recover(
 		func(r *quota.Record) error {
 			open[r.ID] = keep(r)
@@ -93,30 +87,28 @@ func (l *Ledger) charge(now time.Time, r *quota.Record) error {
 
 // replay applies one record to the accounts that do not have it yet.
 func (l *Ledger) replay(r *quota.Record, tick int64) error {
-	if r.Kind == quota.RecordOpen || r.Kind == quota.RecordSettle || r.Kind == quota.RecordCorrect {
-		for i := range r.Shares {
-			a, err := l.replayed(r.Shares[i].Account, r.Seq, tick)
-			if err != nil {
-				return err
-			}
-			if a != nil {
-				a.again(&r.Shares[i], r, tick)
-			}
+	ids := make([]quota.ID, 0, maxChain)
+	for i := range r.Shares {
+		ids = append(ids, r.Shares[i].Account)
+	}
+	if r.Account != 0 {
+		ids = append(ids, r.Account)
+	}
+	for _, id := range ids {
+		a, err := l.replayed(id, r.Seq, tick)
+		if err != nil {
+			return err
 		}
-		return nil
+		if a != nil {
+			a.apply(r, tick)
+			a.touched(r.Seq)
+		}
 	}
-	if r.Account == 0 {
-		return nil
-	}
-	a, err := l.replayed(r.Account, r.Seq, tick)
-	if a != nil {
-		a.change(r)
-	}
-	return err
+	return nil
 }
 
-// replayed returns the account if it lacks the record seq, and notes that it
-// has it now.
+// replayed returns the account if it lacks the record seq, which is about to be
+// applied to it.
 func (l *Ledger) replayed(id quota.ID, seq uint64, tick int64) (*Account, error) {
 	a, ok := l.accounts.get(id)
 	if !ok {
@@ -133,8 +125,19 @@ func (l *Ledger) replayed(id quota.ID, seq uint64, tick int64) (*Account, error)
 		return nil, nil
 	}
 	l.touching(a)
-	a.touched(seq)
 	return a, nil
+}
+
+// apply does to an account what a record that concerns it did.
+func (a *Account) apply(r *quota.Record, tick int64) {
+	for i := range r.Shares {
+		if r.Shares[i].Account == a.id {
+			a.again(&r.Shares[i], r, tick)
+		}
+	}
+	if r.Account == a.id {
+		a.change(r)
+	}
 }
 
 // again does to an account what an admission or a settlement did. Reserved
