@@ -37,6 +37,8 @@ var anthropicWire = wire{
 		usageRules("usage"), usageRules("message.usage"),
 		[]rule{
 			at("type", str(strType)),
+			at("model", str(strModel)),
+			at("message.model", str(strModel)),
 			at("error", slot(slotError)),
 			at("delta.text", text(textPlain)),
 			at("delta.thinking", text(textPlain)),

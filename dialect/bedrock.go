@@ -128,6 +128,8 @@ var bedrockWire = wire{
 		usageRules("usage"), usageRules("message.usage"),
 		[]rule{
 			at("type", str(strType)),
+			at("model", str(strModel)),
+			at("message.model", str(strModel)),
 			at("error", slot(slotError)),
 			// What Bedrock itself counted, in the last event of an InvokeModel stream.
 			at("amazon-bedrock-invocationMetrics.inputTokenCount", num(nCountedInput)),

@@ -18,6 +18,7 @@ const (
 const (
 	strType   int8 = iota // of the event or object
 	strStatus             // of the response
+	strModel              // that answered
 )
 
 // Numbers of a usage object.
@@ -86,6 +87,7 @@ type meter struct {
 	lines   bool // it was announced as one of lines
 	array   arrayState
 	stored  *stored // what the answer tells of a stored response
+	model   short   // that answered, as the answer names it first
 
 	usage    numbers
 	seen     bool  // usage was reported
@@ -244,6 +246,9 @@ func (m *meter) endDocument(event []byte) {
 	m.sc.end()
 	switch {
 	case m.sc.done():
+		if m.model.n == 0 {
+			m.model = m.sc.strs[strModel]
+		}
 		m.w.fold(m, event)
 	case string(event) == "error":
 		m.failed = true

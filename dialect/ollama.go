@@ -50,6 +50,7 @@ var ollamaWire = wire{
 		at("error", slot(slotError)),
 		at("done", slot(slotFinish)),
 		at("done_reason", str(strStatus)),
+		at("model", str(strModel)),
 		at("prompt_eval_count", num(nInput)),
 		at("eval_count", num(nOutput)),
 		at("response", text(textPlain)),

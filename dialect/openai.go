@@ -89,6 +89,8 @@ var openaiAnswer = slices.Concat(
 		at("error", slot(slotError)),
 		at("response.error", slot(slotError2)),
 		at("type", str(strType)),
+		at("model", str(strModel)),
+		at("response.model", str(strModel)),
 		at("status", str(strStatus)),
 		at("response.status", str(strStatus)),
 		at("choices", slot(slotChoices), elems(elemChoices)),
