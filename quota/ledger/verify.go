@@ -65,24 +65,24 @@ func (l *Ledger) Verify(now time.Time) (*Verification, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := audit{snap: snap, kept: pruned, tail: map[quota.ID][]*quota.Record{}, open: map[quota.ID][]int64{}}
-	err = a.run()
+	v := verifier{snap: snap, kept: pruned, tail: map[quota.ID][]*quota.Record{}, open: map[quota.ID][]int64{}}
+	err = v.run()
 	if cerr := snap.Close(); cerr != nil {
 		err = errors.Join(err, fmt.Errorf("closing the snapshot: %w", cerr))
 	}
 	if err != nil {
 		return nil, err
 	}
-	slices.SortFunc(a.found.Differences, func(a, b Difference) int {
+	slices.SortFunc(v.found.Differences, func(a, b Difference) int {
 		return cmp.Or(cmp.Compare(a.Account, b.Account), cmp.Compare(a.Counter, b.Counter))
 	})
-	return &a.found, nil
+	return &v.found, nil
 }
 
-// audit compares what a snapshot holds. It holds itself no more than the
+// verifier compares what a snapshot holds. It holds itself no more than the
 // records after the last checkpoint, the calls under way, and one account's
 // rows or maxSums sums.
-type audit struct {
+type verifier struct {
 	snap  quota.Snapshot
 	kept  [len(quota.Steps)]int64      // all rows that start from here on are there, by step
 	tail  map[quota.ID][]*quota.Record // the records that the rows lack, by account
@@ -90,20 +90,20 @@ type audit struct {
 	found Verification
 }
 
-func (a *audit) run() error {
-	if err := a.readTail(); err != nil {
+func (v *verifier) run() error {
+	if err := v.readTail(); err != nil {
 		return fmt.Errorf("reading the journal: %w", err)
 	}
-	if err := a.snap.Accounts(a.account); err != nil {
+	if err := v.snap.Accounts(v.account); err != nil {
 		return fmt.Errorf("verifying counters: %w", err)
 	}
-	for id := range a.tail { // those that are not in the tables yet
-		if err := a.account(&quota.AccountCounters{ID: id}); err != nil {
+	for id := range v.tail { // those that are not in the tables yet
+		if err := v.account(&quota.AccountCounters{ID: id}); err != nil {
 			return fmt.Errorf("verifying counters: %w", err)
 		}
 	}
 	for _, step := range quota.Steps {
-		if err := a.sums(step); err != nil {
+		if err := v.sums(step); err != nil {
 			return fmt.Errorf("verifying sums: %w", err)
 		}
 	}
@@ -111,17 +111,17 @@ func (a *audit) run() error {
 }
 
 // readTail reads the calls under way, and the records that no row includes.
-func (a *audit) readTail() error {
+func (v *verifier) readTail() error {
 	open := map[uint64]*quota.Record{}
-	err := a.snap.Open(func(r *quota.Record) error {
+	err := v.snap.Open(func(r *quota.Record) error {
 		open[r.ID] = keep(r)
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	through := a.snap.Through()
-	err = a.snap.Tail(func(r *quota.Record) error {
+	through := v.snap.Through()
+	err = v.snap.Tail(func(r *quota.Record) error {
 		if r.Seq <= through {
 			return nil
 		}
@@ -134,17 +134,17 @@ func (a *audit) readTail() error {
 		}
 		for i := range c.Shares {
 			id := c.Shares[i].Account
-			a.tail[id] = append(a.tail[id], c)
+			v.tail[id] = append(v.tail[id], c)
 		}
 		if c.Account != 0 {
-			a.tail[c.Account] = append(a.tail[c.Account], c)
+			v.tail[c.Account] = append(v.tail[c.Account], c)
 		}
 		return nil
 	})
 	for _, r := range open {
 		for i := range r.Shares {
 			id := r.Shares[i].Account
-			a.open[id] = append(a.open[id], seconds(r.Time))
+			v.open[id] = append(v.open[id], seconds(r.Time))
 		}
 	}
 	return err
@@ -159,20 +159,20 @@ func keep(r *quota.Record) *quota.Record {
 
 // account compares the counters of one account with its history, and its rows
 // with one another.
-func (a *audit) account(c *quota.AccountCounters) error {
+func (v *verifier) account(c *quota.AccountCounters) error {
 	acc := &Account{id: c.ID}
 	acc.restore(&c.Counters, math.MaxInt64)
-	for _, r := range a.tail[c.ID] {
+	for _, r := range v.tail[c.ID] {
 		if r.Seq > acc.seq {
 			acc.apply(r, math.MaxInt64)
 		}
 	}
-	if err := a.counters(acc); err != nil {
+	if err := v.counters(acc); err != nil {
 		return err
 	}
-	delete(a.tail, c.ID)
+	delete(v.tail, c.ID)
 	for _, step := range [...]quota.Step{quota.StepQuarter, quota.StepDay} {
-		if err := a.rows(c.ID, step); err != nil {
+		if err := v.rows(c.ID, step); err != nil {
 			return err
 		}
 	}
@@ -180,14 +180,14 @@ func (a *audit) account(c *quota.AccountCounters) error {
 }
 
 // counters compares what an account's quota and day have counted.
-func (a *audit) counters(acc *Account) error {
+func (v *verifier) counters(acc *Account) error {
 	compare := func(name quota.LimitName, stored, computed, offset int64) {
 		if offset != quota.OffsetUnknown {
-			a.compare(acc.id, string(name), stored, computed+offset)
+			v.compare(acc.id, string(name), stored, computed+offset)
 		}
 	}
 	q, d := &acc.quota, &acc.day
-	sum, ok, err := a.history(acc.id, q.period)
+	sum, ok, err := v.history(acc.id, q.period)
 	if err != nil {
 		return err
 	}
@@ -195,7 +195,7 @@ func (a *audit) counters(acc *Account) error {
 		compare(quota.TokenQuota, q.used, sum.tokens, q.offset)
 	}
 	if d.period != q.period {
-		if sum, ok, err = a.history(acc.id, d.period); err != nil {
+		if sum, ok, err = v.history(acc.id, d.period); err != nil {
 			return err
 		}
 	}
@@ -208,15 +208,15 @@ func (a *audit) counters(acc *Account) error {
 
 // history returns what was used of an account's calls admitted in a period,
 // those under way among its requests, and false if that is not known any more.
-func (a *audit) history(id quota.ID, p quota.Period) (sum spent, ok bool, err error) {
+func (v *verifier) history(id quota.ID, p quota.Period) (sum spent, ok bool, err error) {
 	for _, q := range cover(p) {
-		if !q.whole() || !a.reaches(id, q.Step, q.From) {
+		if !q.whole() || !v.reaches(id, q.Step, q.From) {
 			return sum, false, nil
 		}
 	}
-	t, err := charged(a.snap.Usage, id, p)
+	t, err := charged(v.snap.Usage, id, p)
 	sum.tokens, sum.requests = t.Total, t.Requests
-	for _, r := range a.tail[id] {
+	for _, r := range v.tail[id] {
 		e := note{}
 		switch r.Kind {
 		case quota.RecordSettle:
@@ -231,7 +231,7 @@ func (a *audit) history(id quota.ID, p quota.Period) (sum spent, ok bool, err er
 			sum.requests += e.requests
 		}
 	}
-	for _, opened := range a.open[id] {
+	for _, opened := range v.open[id] {
 		if p.Holds(opened) {
 			sum.requests++
 		}
@@ -241,19 +241,19 @@ func (a *audit) history(id quota.ID, p quota.Period) (sum spent, ok bool, err er
 
 // reaches tells whether all rows of an account that start from the given Unix
 // second on are there: none were dropped, or it is younger than those that were.
-func (a *audit) reaches(id quota.ID, step quota.Step, from int64) bool {
+func (v *verifier) reaches(id quota.ID, step quota.Step, from int64) bool {
 	const margin = 24 * 3600 // a clock may have been set back since
-	return from >= a.kept[step] || id.Created().Unix()-margin >= a.kept[step]
+	return from >= v.kept[step] || id.Created().Unix()-margin >= v.kept[step]
 }
 
 // compare notes a difference, if there is one.
-func (a *audit) compare(id quota.ID, counter string, stored, computed int64) {
-	a.found.Checked++
-	a.differ(id, counter, stored, computed)
+func (v *verifier) compare(id quota.ID, counter string, stored, computed int64) {
+	v.found.Checked++
+	v.differ(id, counter, stored, computed)
 }
 
-func (a *audit) differ(id quota.ID, counter string, stored, computed int64) {
-	if stored != computed && len(a.found.Differences) < maxDifferences {
-		a.found.Differences = append(a.found.Differences, Difference{id, counter, stored, computed})
+func (v *verifier) differ(id quota.ID, counter string, stored, computed int64) {
+	if stored != computed && len(v.found.Differences) < maxDifferences {
+		v.found.Differences = append(v.found.Differences, Difference{id, counter, stored, computed})
 	}
 }

@@ -24,9 +24,9 @@ func (p pairs) at(s quota.Slot) *pair {
 
 // rows compares the rows of an account in one step with those of the step
 // below, where both are kept.
-func (a *audit) rows(id quota.ID, step quota.Step) error {
+func (v *verifier) rows(id quota.ID, step quota.Step) error {
 	fine := step - 1
-	from := max(a.kept[fine], a.kept[step])
+	from := max(v.kept[fine], v.kept[step])
 	if from != math.MinInt64 {
 		from = ceil(step, from)
 	}
@@ -34,7 +34,7 @@ func (a *audit) rows(id quota.ID, step quota.Step) error {
 	read := func(of quota.Step, add func(*pair, *quota.Totals)) error {
 		q := stretch{quota.RowQuery{Step: of, From: from, To: math.MaxInt64}}
 		q.of(id)
-		return a.snap.Usage(q.RowQuery, func(r *quota.Row) error {
+		return v.snap.Usage(q.RowQuery, func(r *quota.Row) error {
 			add(found.at(quota.Slot{Step: step, Start: step.Start(r.Start), Group: r.Group, Model: r.Model}), &r.Totals)
 			return nil
 		})
@@ -46,7 +46,7 @@ func (a *audit) rows(id quota.ID, step quota.Step) error {
 		return err
 	}
 	for slot, p := range found {
-		a.compareRow(id, "usage", slot, p)
+		v.compareRow(id, "usage", slot, p)
 	}
 	return nil
 }
@@ -58,25 +58,25 @@ var errTooMany = errors.New("too many rows at a time")
 
 // sums compares the rows that are summed over the keys of each group with the
 // rows by key.
-func (a *audit) sums(step quota.Step) error {
+func (v *verifier) sums(step quota.Step) error {
 	first, last := int64(math.MaxInt64), int64(math.MinInt64)
-	err := a.snap.Usage(quota.RowQuery{Step: step, From: math.MinInt64, To: math.MaxInt64}, func(r *quota.Row) error {
+	err := v.snap.Usage(quota.RowQuery{Step: step, From: math.MinInt64, To: math.MaxInt64}, func(r *quota.Row) error {
 		first, last = min(first, r.Start), max(last, r.Start)
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	return a.sumsIn(quota.RowQuery{Step: step, From: math.MinInt64, To: math.MaxInt64}, first, last)
+	return v.sumsIn(quota.RowQuery{Step: step, From: math.MinInt64, To: math.MaxInt64}, first, last)
 }
 
 // sumsIn compares the sums that q selects. Most start from first to last; where
 // they are too many to be held, that span is halved.
-func (a *audit) sumsIn(q quota.RowQuery, first, last int64) error {
+func (v *verifier) sumsIn(q quota.RowQuery, first, last int64) error {
 	found := pairs{}
 	width := int64(q.Step.Duration() / time.Second)
 	read := func(q quota.RowQuery, add func(*pair, *quota.Totals)) error {
-		return a.snap.Usage(q, func(r *quota.Row) error {
+		return v.snap.Usage(q, func(r *quota.Row) error {
 			slot := r.Slot
 			slot.Key = 0
 			add(found.at(slot), &r.Totals)
@@ -97,20 +97,20 @@ func (a *audit) sumsIn(q quota.RowQuery, first, last int64) error {
 		middle := q.Step.Start(first+(last-first)/2) + width
 		before, after := q, q
 		before.To, after.From = middle, middle
-		if err := a.sumsIn(before, first, middle-width); err != nil {
+		if err := v.sumsIn(before, first, middle-width); err != nil {
 			return err
 		}
-		return a.sumsIn(after, middle, last)
+		return v.sumsIn(after, middle, last)
 	}
 	for slot, p := range found {
-		a.compareRow(slot.Group, "sum", slot, p)
+		v.compareRow(slot.Group, "sum", slot, p)
 	}
 	return err
 }
 
 // compareRow compares every field of a row.
-func (a *audit) compareRow(id quota.ID, what string, slot quota.Slot, p *pair) {
-	a.found.Checked++
+func (v *verifier) compareRow(id quota.ID, what string, slot quota.Slot, p *pair) {
+	v.found.Checked++
 	if p.stored == p.computed {
 		return
 	}
@@ -121,7 +121,7 @@ func (a *audit) compareRow(id quota.ID, what string, slot quota.Slot, p *pair) {
 	}
 	computed := fields(&p.computed)
 	for i, f := range fields(&p.stored) {
-		a.differ(id, row+": "+f.name, f.n, computed[i].n)
+		v.differ(id, row+": "+f.name, f.n, computed[i].n)
 	}
 }
 
