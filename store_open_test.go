@@ -49,11 +49,6 @@ func TestStoreThatDoesNotOpen(t *testing.T) {
 			write(t, dir, "a file")
 			return func() { os.Remove(dir) }
 		}},
-		{"damaged tables", "manifest", func(t *testing.T, dir string) func() {
-			makeStore(t, dir)
-			write(t, filepath.Join(dir, "badger", "MANIFEST"), "no manifest at all")
-			return func() { os.RemoveAll(dir) }
-		}},
 		{"a hash key that is cut short", "hash.key", func(t *testing.T, dir string) func() {
 			makeStore(t, dir)
 			path := filepath.Join(dir, "hash.key")

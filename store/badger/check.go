@@ -23,6 +23,9 @@ func checkTables(o badger.Options) error {
 	if inUse(o.Dir) {
 		return errInUse
 	}
+	if err := errors.Join(checkRegistry(o), checkLogs(o.Dir)); err != nil {
+		return err
+	}
 	f, err := os.Open(filepath.Join(o.Dir, badger.ManifestFilename))
 	if errors.Is(err, os.ErrNotExist) {
 		if lost, _ := filepath.Glob(filepath.Join(o.Dir, "*.sst")); len(lost) > 0 {
@@ -35,15 +38,20 @@ func checkTables(o badger.Options) error {
 		return err
 	}
 	defer closeFile(f)
-	manifest, _, err := badger.ReplayManifestFile(f, o.ExternalMagicVersion, o)
+	manifest, end, err := badger.ReplayManifestFile(f, o.ExternalMagicVersion, o)
 	if err != nil {
 		return fmt.Errorf("reading the list of tables: %w", err)
 	}
-	return checkEach(o.Dir, manifest)
+	if err := checkEach(o.Dir, manifest); err != nil {
+		return err
+	}
+	if err := adoptTables(o, end); err != nil {
+		return fmt.Errorf("adding to the list of tables: %w", err)
+	}
+	return nil
 }
 
-// checkEach checks the tables in the manifest. Others may be there, torn by a
-// kill; Badger removes them.
+// checkEach checks the tables in the manifest. Others may be there.
 func checkEach(dir string, manifest badger.Manifest) error {
 	ids := make(chan uint64)
 	var failed atomic.Pointer[error]

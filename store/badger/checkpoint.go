@@ -25,11 +25,13 @@ func (s *Store) Checkpoint(cp *quota.Checkpoint) error {
 	if err := s.journal.usable(); err != nil {
 		return err
 	}
-	if err := s.journal.sync(); err != nil {
+	durable, err := s.journal.sync()
+	if err != nil {
 		return err
 	}
+	s.tables.mark.synced(durable)
 	var trim uint64
-	err := s.tables.update(func(m *meta) (c change, err error) {
+	err = s.tables.update(func(m *meta) (c change, err error) {
 		c, err = s.checkpoint(cp, m)
 		trim = m.trim
 		return c, err
@@ -130,8 +132,14 @@ func (t *tables) pruneLater(before int64) error {
 
 // open calls fn for each reservation in the tables.
 func (t *tables) open(fn func(*quota.Record) error) error {
+	txn := t.db.NewTransaction(false)
+	defer txn.Discard()
+	return t.openIn(txn, fn)
+}
+
+func (t *tables) openIn(txn *badger.Txn, fn func(*quota.Record) error) error {
 	var rd recordReader
-	return t.scan(tableOpen, []byte{tableOpen}, false, func(item *badger.Item) error {
+	return scan(txn, tableOpen, []byte{tableOpen}, false, func(item *badger.Item) error {
 		var r *quota.Record
 		err := item.Value(func(b []byte) (err error) {
 			r, err = rd.read(b)

@@ -150,6 +150,10 @@ var errStop = errors.New("stop")
 func (t *tables) scan(table byte, from []byte, backwards bool, fn func(*badger.Item) error) error {
 	txn := t.db.NewTransaction(false)
 	defer txn.Discard()
+	return scan(txn, table, from, backwards, fn)
+}
+
+func scan(txn *badger.Txn, table byte, from []byte, backwards bool, fn func(*badger.Item) error) error {
 	opts := badger.DefaultIteratorOptions
 	// One row is often enough; Badger would read a hundred ahead.
 	opts.PrefetchValues = false

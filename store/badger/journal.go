@@ -28,6 +28,9 @@ type journal struct {
 	dir      string
 	syncEach bool // every flush survives a power loss
 	log      func(format string, args ...any)
+	lose     func(what string) // told of losses, besides log
+	putAway  func(path string, cause error) error
+	room     *room // nil: endless
 	limit    int   // maxHeld
 	rotateAt int64 // Options.SegmentSize
 	fault    Fault
@@ -43,12 +46,14 @@ type journal struct {
 
 	// writing is held by the one that writes; others wait for it, and mostly
 	// find their records written when they get it.
-	writing sync.Mutex
-	segment *segment
-	out     []byte // what is left of the frames that are being written
-	outSeq  uint64 // the last record in out
-	written uint64 // every record up to this one is in the file
-	held    atomic.Int64
+	writing  *latch
+	segment  *segment
+	out      []byte // what is left of the frames that are being written
+	outSeq   uint64 // the last record in out
+	written  uint64 // every record up to this one is in the file
+	unlooked int    // bytes written since the room on the disk was looked at
+	held     atomic.Int64
+	bytes    atomic.Int64 // size, as it was last known
 
 	// flushed is what Flush may return for without a look at anything else,
 	// but for the dropped records, of which lostLast is the last.
@@ -58,15 +63,26 @@ type journal struct {
 	ended     atomic.Bool // close was called
 
 	// syncing is held while files are synced, made or removed.
-	syncing sync.Mutex
+	syncing *latch
 	sealed  []*segment // those before segment, the oldest first
 	cutAt   int64      // where in segment the last Cut was made
 	cutSeq  uint64     // the last record before it
+	trimmed uint64     // no record up to this one is needed any more
+	kept    uint64     // segments with a record after it are kept, up to keepMost bytes; 0: none
+	durable uint64     // every record up to this one survives a power loss
+	toldOf  uint64     // lostFirst of the losses that were told
 
 	// What the last Cut's iterator reads with.
 	cutFile   *os.File
 	cutScan   scanner
 	cutReader recordReader
+}
+
+func newJournal(dir string, log func(format string, args ...any)) *journal {
+	return &journal{
+		dir: dir, log: log, lose: func(string) {}, putAway: func(_ string, err error) error { return err }, limit: maxHeld, rotateAt: segmentSize,
+		writing: newLatch(), syncing: newLatch(),
+	}
 }
 
 // append implements quota.Journal.
@@ -105,8 +121,10 @@ func (j *journal) flush(seq uint64) error {
 	if j.flushed.Load() >= seq && j.lostLast.Load() < seq && !j.ended.Load() {
 		return nil
 	}
-	j.writing.Lock()
-	defer j.writing.Unlock()
+	if err := j.writing.lock(); err != nil {
+		return fmt.Errorf("writing the journal: %w", err)
+	}
+	defer j.writing.unlock()
 	if j.flushed.Load() < seq || j.ended.Load() {
 		if err := j.write(); err != nil {
 			return err
@@ -126,8 +144,13 @@ func (j *journal) write() error {
 		return err
 	}
 	for len(j.out) > 0 || j.take() {
+		if err := j.admit(); err != nil {
+			j.held.Store(int64(len(j.out)))
+			return fmt.Errorf("writing the journal: %w", err)
+		}
 		n, err := j.segment.f.WriteAt(j.out, j.segment.size)
 		j.segment.size += int64(n)
+		j.unlooked += n
 		j.out = j.out[n:]
 		j.held.Store(int64(len(j.out)))
 		if err != nil {
@@ -143,6 +166,19 @@ func (j *journal) write() error {
 	}
 	j.flushed.Store(j.written)
 	return nil
+}
+
+// lookEvery is how many bytes are written between two looks at the room.
+const lookEvery = 1 << 20
+
+// admit leaves the last megabytes of the disk to the tables, which must have
+// them, where the journal can wait.
+func (j *journal) admit() error {
+	if j.room == nil || (j.unlooked < lookEvery && !j.room.full.Load()) || j.ended.Load() {
+		return nil
+	}
+	j.unlooked = 0
+	return j.room.admit()
 }
 
 // maxSpare is the size above which a buffer is not kept.
@@ -179,50 +215,61 @@ func (j *journal) usable() error {
 	return nil
 }
 
-// sync makes all that was flushed survive a power loss.
-func (j *journal) sync() error {
-	j.syncing.Lock()
-	defer j.syncing.Unlock()
+// sync makes all that was flushed survive a power loss, and returns the number
+// of the last record that does.
+func (j *journal) sync() (durable uint64, err error) {
+	if err := j.syncing.lock(); err != nil {
+		return 0, fmt.Errorf("syncing the journal: %w", err)
+	}
+	defer j.syncing.unlock()
 	if j.syncEach { // then write syncs, too
-		j.writing.Lock()
-		defer j.writing.Unlock()
+		if err := j.writing.lock(); err != nil {
+			return 0, fmt.Errorf("syncing the journal: %w", err)
+		}
+		defer j.writing.unlock()
 	}
 	for _, s := range j.sealed {
 		if s.f == nil {
 			continue
 		}
 		if err := s.sync(s.size); err != nil {
-			return err
+			return 0, err
 		}
 		s.close()
 	}
-	s, size := j.end()
-	if s == nil {
-		return nil
+	s, size, last, err := j.end()
+	if err != nil || s == nil {
+		return 0, err
 	}
-	return s.sync(size)
+	if err := s.sync(size); err != nil {
+		return 0, err
+	}
+	j.durable = max(j.durable, last)
+	return j.durable, nil
 }
 
-// end returns the segment that is written, and how far it is.
-func (j *journal) end() (*segment, int64) {
+// end returns the segment that is written, how far it is, and its last record.
+func (j *journal) end() (s *segment, size int64, last uint64, err error) {
 	if !j.syncEach {
-		j.writing.Lock()
-		defer j.writing.Unlock()
+		if err := j.writing.lock(); err != nil {
+			return nil, 0, 0, fmt.Errorf("syncing the journal: %w", err)
+		}
+		defer j.writing.unlock()
 	}
 	if j.segment == nil {
-		return nil, 0
+		return nil, 0, 0, nil
 	}
-	return j.segment, j.segment.size
+	return j.segment, j.segment.size, j.segment.last, nil
 }
 
 // cut implements quota.Journal. What was appended is read back from the file:
 // it lies in the system's cache, and so the memory held does not grow with the
 // time between two Cuts.
 func (j *journal) cut() (iter.Seq[*quota.Record], uint64, error) {
-	j.syncing.Lock()
-	defer j.syncing.Unlock()
-	j.writing.Lock()
-	defer j.writing.Unlock()
+	if err := j.lockBoth(); err != nil {
+		return nil, 0, err
+	}
+	defer j.unlockBoth()
 	if err := j.write(); err != nil {
 		return nil, 0, err
 	}
@@ -248,6 +295,22 @@ func (j *journal) cut() (iter.Seq[*quota.Record], uint64, error) {
 	j.cutFile, j.cutAt, j.cutSeq = f, j.segment.size, j.written
 	j.tellLost()
 	return func(yield func(*quota.Record) bool) { j.read(f, from, end, yield) }, j.cutSeq, nil
+}
+
+func (j *journal) lockBoth() error {
+	if err := j.syncing.lock(); err != nil {
+		return fmt.Errorf("using the journal: %w", err)
+	}
+	if err := j.writing.lock(); err != nil {
+		j.syncing.unlock()
+		return fmt.Errorf("using the journal: %w", err)
+	}
+	return nil
+}
+
+func (j *journal) unlockBoth() {
+	j.writing.unlock()
+	j.syncing.unlock()
 }
 
 // check reads what a Cut will return, so that an error is told while the Cut
@@ -276,6 +339,7 @@ func (j *journal) read(f *os.File, from, end int64, yield func(*quota.Record) bo
 		}
 		if ignoreEOF(err) != nil || j.cutScan.skipped > 0 {
 			j.log("reading the journal back: %v, %d bytes skipped: what was used since may be missing from the usage", err, j.cutScan.skipped)
+			j.lose(fmt.Sprintf("a part of %s could not be read back (%v, %d bytes skipped): what was used in the seconds before is missing from the usage", f.Name(), err, j.cutScan.skipped))
 		}
 		if err != nil || !yield(r) {
 			return
@@ -300,6 +364,7 @@ func (j *journal) tellLost() {
 	if last == 0 || last > j.cutSeq {
 		return
 	}
+	j.tellDropped()
 	j.mu.Lock()
 	lost := j.lost
 	j.mu.Unlock()
@@ -308,69 +373,61 @@ func (j *journal) tellLost() {
 	j.lostLast.Store(0)
 }
 
-// trim removes the segments that hold nothing after the record upTo.
-func (j *journal) trim(upTo uint64) {
-	j.syncing.Lock()
-	defer j.syncing.Unlock()
-	kept := j.sealed[:0]
-	for _, s := range j.sealed {
-		if s.last > upTo {
-			kept = append(kept, s)
-			continue
-		}
-		s.close()
-		if err := j.remove(s.path); err != nil && !errors.Is(err, os.ErrNotExist) {
-			j.log("removing a segment of the journal: %v", err)
-			kept = append(kept, s)
-		}
+// tellDropped tells of records that are being dropped, once. syncing is held.
+func (j *journal) tellDropped() {
+	if first := j.lostFirst.Load(); first > 0 && first != j.toldOf {
+		j.toldOf = first
+		j.lose(fmt.Sprintf("the journal could not be written for so long that records were dropped, from number %d on: what those calls used is charged in memory, and lost when the process ends", first))
 	}
-	clear(j.sealed[len(kept):])
-	j.sealed = kept
 }
 
-func (j *journal) remove(path string) error {
-	return j.fault.step(StepRemove, path, func() error { return os.Remove(path) })
-}
-
-// cutThrough returns the last record before the last Cut.
+// cutThrough returns the last record before the last Cut, or 0 while the disk
+// hangs.
 func (j *journal) cutThrough() uint64 {
-	j.syncing.Lock()
-	defer j.syncing.Unlock()
+	if j.syncing.lock() != nil {
+		return 0
+	}
+	defer j.syncing.unlock()
 	return j.cutSeq
 }
 
-// size returns the bytes of all segments.
-func (j *journal) size() (n int64) {
-	j.syncing.Lock()
-	defer j.syncing.Unlock()
+// size returns the bytes of all segments, as they were last known.
+func (j *journal) size() int64 {
+	if j.lockBoth() != nil {
+		return j.bytes.Load()
+	}
+	defer j.unlockBoth()
+	var n int64
 	for _, s := range j.sealed {
 		n += s.size
 	}
-	j.writing.Lock()
-	defer j.writing.Unlock()
 	if j.segment != nil {
 		n += j.segment.size
 	}
+	j.bytes.Store(n)
 	return n
 }
 
-// close writes and syncs what is left, and closes the files.
+// close writes and syncs what is left, and closes the files. A disk that hangs
+// keeps them open.
 func (j *journal) close() error {
-	var err error
-	if j.usable() == nil {
-		j.writing.Lock()
-		err = j.write()
-		j.writing.Unlock()
-		err = errors.Join(err, j.sync())
+	err := j.usable()
+	if err == nil {
+		err = j.writeLast()
+		_, serr := j.sync()
+		err = errors.Join(err, serr)
+	} else {
+		err = nil
 	}
-	j.syncing.Lock()
-	defer j.syncing.Unlock()
-	j.writing.Lock()
-	defer j.writing.Unlock()
 	j.mu.Lock()
-	defer j.mu.Unlock()
 	j.closed = true
+	j.mu.Unlock()
 	j.ended.Store(true)
+	if lerr := j.lockBoth(); lerr != nil {
+		return errors.Join(err, lerr)
+	}
+	defer j.unlockBoth()
+	j.tellDropped()
 	for _, s := range j.sealed {
 		s.close()
 	}
@@ -381,4 +438,15 @@ func (j *journal) close() error {
 		closeFile(j.cutFile)
 	}
 	return err
+}
+
+// writeLast writes what is left, also into the last megabytes of the disk:
+// there is no later.
+func (j *journal) writeLast() error {
+	if err := j.writing.lock(); err != nil {
+		return fmt.Errorf("writing the journal: %w", err)
+	}
+	defer j.writing.unlock()
+	j.room = nil
+	return j.write()
 }

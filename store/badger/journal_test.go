@@ -45,10 +45,6 @@ func (l *logs) empty(t *testing.T) {
 	}
 }
 
-func newJournal(dir string, log func(string, ...any)) *journal {
-	return &journal{dir: dir, log: log, limit: maxHeld, rotateAt: segmentSize}
-}
-
 // recovered returns the journal in dir and the numbers of the records in it.
 func recovered(t testing.TB, dir string, log func(string, ...any)) (*journal, []uint64) {
 	t.Helper()
@@ -387,15 +383,16 @@ func TestFailedSyncsAreMadeGood(t *testing.T) {
 		j, _ := recovered(t, dir, t.Logf)
 		j.syncEach = each
 		write(t, j, 2)
-		ok(t, j.sync())
+		_, err := j.sync()
+		ok(t, err)
 		end := j.segment.size
 		f := &recorder{flaky: flaky{file: j.segment.f, room: -1, syncs: []error{errFull}}}
 		j.segment.f = f
 		r := sample(3)
-		err := j.flush(j.append(&r))
+		err = j.flush(j.append(&r))
 		if !each {
 			ok(t, err)
-			err = j.sync()
+			_, err = j.sync()
 		}
 		if !errors.Is(err, errFull) {
 			t.Fatalf("error is %v", err)
@@ -403,7 +400,8 @@ func TestFailedSyncsAreMadeGood(t *testing.T) {
 		// The system may have forgotten what it could not write.
 		f.offsets = nil
 		ok(t, j.flush(3))
-		ok(t, j.sync())
+		_, err = j.sync()
+		ok(t, err)
 		if !slices.Equal(f.offsets, []int64{end}) {
 			t.Fatalf("written again at %v, want %d", f.offsets, end)
 		}

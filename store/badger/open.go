@@ -2,14 +2,12 @@ package badger
 
 import (
 	"cmp"
-	"crypto/rand"
-	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
@@ -17,13 +15,9 @@ import (
 
 // Names in the data directory.
 const (
-	tablesDir   = "badger"
-	journalDir  = "journal"
-	hashKeyName = "hash.key"
+	tablesDir  = "badger"
+	journalDir = "journal"
 )
-
-// hashKeySize is the length of the key of the secrets' hashes.
-const hashKeySize = 32
 
 // memTableSize is how much Badger gathers in memory before it writes a table.
 // A transaction may take 15 % of it, in which a checkpoint with the most rows
@@ -87,62 +81,154 @@ func open(o Options) (*Store, error) {
 	if o.Dir == "" {
 		return nil, errors.New("no directory is given")
 	}
-	for _, dir := range [...]string{o.Dir, filepath.Join(o.Dir, tablesDir), filepath.Join(o.Dir, journalDir)} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
+	if o.now == nil {
+		o.now = time.Now
+	}
+	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
+		return nil, err
+	}
+	unlock, err := lockDir(o.Dir) // of another that opens or restores
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	h := &healer{
+		dir: o.Dir, log: o.Logger, room: newRoom(o.Dir, o.Logger, o.free),
+		losses: &losses{dir: o.Dir, log: o.Logger, now: o.now},
+	}
+	if err := finishStages(o.Dir); err != nil {
+		return nil, err
+	}
+	if err := h.room.require(minOpen); err != nil {
+		return nil, err
+	}
+	if err := h.checkJournal(); err != nil {
+		return nil, err
+	}
+	s, err := openTables(&o, h, strict)
+	var lost *lostChanges
+	switch {
+	case errors.As(err, &lost):
+		if _, err := h.heal(err, lost.commit, false); err != nil {
 			return nil, err
 		}
+		return openTables(&o, h, telling)
+	case isDamage(err):
+		if _, err := h.heal(err, 0, true); err != nil {
+			return nil, fmt.Errorf("putting damaged tables in order: %w", err)
+		}
+		return openTables(&o, h, healed)
 	}
-	if free, ok := freeBytes(o.Dir); ok && free < minOpen {
-		return nil, fmt.Errorf("the disk has %d bytes free, %d are needed", free, minOpen)
+	return s, err
+}
+
+// manner is what is done about tables that lack changes that were in them.
+type manner int
+
+const (
+	strict  manner = iota // they are an error
+	telling               // they are told of
+	healed                // it was told of
+)
+
+// openTables opens what is there.
+func openTables(o *Options, h *healer, m manner) (*Store, error) {
+	for _, dir := range [...]string{tablesDir, journalDir} {
+		if path := filepath.Join(o.Dir, dir); exists(path) && !isDir(path) {
+			return nil, fmt.Errorf("%s is no directory", path)
+		}
+		if err := os.MkdirAll(filepath.Join(o.Dir, dir), 0o700); err != nil {
+			return nil, err
+		}
 	}
 	db, err := openBadger(badgerOptions(filepath.Join(o.Dir, tablesDir), o.Logger))
 	if err != nil {
 		return nil, err
 	}
+	j := newJournal(filepath.Join(o.Dir, journalDir), o.Logger)
+	j.syncEach, j.rotateAt, j.fault, j.room = o.SyncInterval == 0, cmp.Or(o.SegmentSize, segmentSize), o.Fault, h.room
+	j.lose, j.putAway = h.loseRecords, h.putSegmentAway
 	s := &Store{
-		options: o,
-		tables:  &tables{db: db, dir: o.Dir, log: o.Logger, free: freeBytes, fault: o.Fault},
-		journal: &journal{
-			dir: filepath.Join(o.Dir, journalDir), syncEach: o.SyncInterval == 0,
-			log: o.Logger, limit: maxHeld, rotateAt: cmp.Or(o.SegmentSize, segmentSize), fault: o.Fault,
+		options: *o,
+		tables: &tables{
+			db: db, dir: o.Dir, room: h.room, losses: h.losses, log: o.Logger, fault: o.Fault, writing: newLatch(),
 		},
-		idle: make(chan struct{}),
+		journal: j,
+		idle:    make(chan struct{}),
 	}
-	if err := s.prepare(); err != nil {
+	s.tables.writing.patience = changePatience
+	if err := s.prepare(h, m); err != nil {
 		return nil, errors.Join(err, s.tables.close())
 	}
+	s.findSnapshots()
 	return s, nil
 }
 
 // prepare reads the state of the tables, finishes what was cut short, and
 // reads or makes the key of the hashes.
-func (s *Store) prepare() error {
+func (s *Store) prepare(h *healer, how manner) error {
 	t := s.tables
 	found, err := t.load()
 	if err != nil {
 		return err
 	}
-	if err := t.openMark(s.options.Dir); err != nil {
+	if err := s.compare(found, how); err != nil {
 		return err
 	}
+	if t.mark, err = openMark(s.options.Dir, t.log, t.fault); err != nil {
+		return err
+	}
+	t.meta.commit = max(t.meta.commit, t.mark.commit)
 	if err := t.finish(); err != nil {
 		return err
 	}
-	if s.hashKey, err = readHashKey(s.options.Dir, !found); err != nil {
+	if t.meta.schema == 0 { // they are new
+		t.meta.schema = schemaVersion()
+	}
+	if err := t.migrate(); err != nil {
 		return err
 	}
-	sum := sha256.Sum256(s.hashKey)
-	check := binary.BigEndian.Uint32(sum[:])
-	if found && t.meta.hashKey != check {
-		return fmt.Errorf("%s is not the one that this store was made with: restore it, or no key's secret can be recognised", hashKeyName)
+	if s.hashKey, err = h.hashKey(found, t.meta.hashKey); err != nil || found {
+		return err
 	}
-	if !found {
-		return t.update(func(m *meta) (change, error) {
-			m.hashKey = check
-			return nil, nil
-		})
+	return t.update(func(m *meta) (change, error) {
+		m.hashKey = hashKeyCheck(s.hashKey)
+		return nil, nil
+	})
+}
+
+// compare finds out whether the tables lack changes that were in them.
+func (s *Store) compare(found bool, how manner) error {
+	t := s.tables
+	commit, _ := readMark(s.options.Dir)
+	var lost lostChanges
+	switch {
+	case how == healed:
+	case commit > t.meta.commit:
+		lost.text = fmt.Sprintf("the tables in %s have lost their last %d changes", t.dir, commit-t.meta.commit)
+	case !found && s.known():
+		lost.text = fmt.Sprintf("the tables in %s are empty, beside a journal or snapshots of such that were not", t.dir)
 	}
+	if lost.text == "" {
+		return nil
+	}
+	if lost.commit = t.meta.commit; how == strict {
+		return &lost
+	}
+	t.losses.tell(&note{
+		found: lost.text,
+		did:   "Nothing: no snapshot holds more than the tables do. What the journal holds is played back on them.",
+		lost:  "The last changes of keys and groups, and usage that is in the journal no more.",
+		to:    "Look at the keys and groups that were changed last, or restore a backup into an empty directory with caddy llm-quota restore.",
+	})
 	return nil
+}
+
+// known tells whether there is a journal or a snapshot.
+func (s *Store) known() bool {
+	segments, _ := listSegments(s.journal.dir)
+	snapshots, _ := listSnapshots(s.options.Dir)
+	return len(segments)+len(snapshots) > 0
 }
 
 // errNewFile is how Badger refuses to open a log of 0 bytes, which a process
@@ -184,41 +270,19 @@ func tryBadger(o badger.Options) (db *badger.DB, err error) {
 	return badger.Open(o)
 }
 
-// readHashKey reads the key of the hashes, or makes it if the store is new.
-func readHashKey(dir string, isNew bool) ([]byte, error) {
-	path := filepath.Join(dir, hashKeyName)
-	b, err := os.ReadFile(path)
-	switch {
-	case err == nil && len(b) != hashKeySize:
-		return nil, fmt.Errorf("%s has %d bytes, not %d: restore it, or no key's secret can be recognised", hashKeyName, len(b), hashKeySize)
-	case err == nil:
-		return b, nil
-	case !errors.Is(err, os.ErrNotExist):
-		return nil, err
-	case !isNew:
-		return nil, fmt.Errorf("%s is missing: restore it, or no key's secret can be recognised", hashKeyName)
-	}
-	b = make([]byte, hashKeySize)
-	if _, err := rand.Read(b); err != nil {
-		return nil, fmt.Errorf("making %s: %w", hashKeyName, err)
-	}
-	if err := writeFile(path, b); err != nil {
-		return nil, fmt.Errorf("making %s: %w", hashKeyName, err)
-	}
-	return b, nil
-}
-
 // close closes the database. On a disk that is full it does not: Badger would
 // write a table, and the system would kill the process. Nothing is lost by it;
 // the next start finds the log.
 func (t *tables) close() error {
-	t.writing.Lock()
-	defer t.writing.Unlock()
-	if t.mark != nil {
-		closeFile(t.mark)
+	if err := t.writing.lock(); err != nil {
+		return fmt.Errorf("closing the tables: %w", err)
 	}
-	if free, ok := t.free(t.dir); ok && free < minOpen {
-		return fmt.Errorf("the tables stay open, for the disk has only %d bytes free", free)
+	defer t.writing.unlock()
+	if t.mark != nil {
+		closeFile(t.mark.f)
+	}
+	if err := t.room.require(minOpen); err != nil {
+		return fmt.Errorf("the tables stay open: %w", err)
 	}
 	return t.db.Close()
 }

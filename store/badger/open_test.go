@@ -120,58 +120,6 @@ func TestEmptyLogsDoNotStopTheStart(t *testing.T) { // badger#2207
 	}
 }
 
-// tableFile returns a table of Badger's.
-func tableFile(t *testing.T, dir string) string {
-	t.Helper()
-	paths, _ := filepath.Glob(filepath.Join(dir, tablesDir, "*.sst"))
-	if len(paths) == 0 {
-		t.Fatal("there are no tables")
-	}
-	return paths[0]
-}
-
-func TestDamagedTablesAreAnError(t *testing.T) {
-	for what, damage := range map[string]func(path string) error{
-		"truncated": func(p string) error { // Badger panics over it
-			info, err := os.Stat(p)
-			if err != nil {
-				return err
-			}
-			return os.Truncate(p, info.Size()-100)
-		},
-		"empty":          func(p string) error { return os.Truncate(p, 0) },
-		"gone":           os.Remove,
-		"without a list": func(p string) error { return os.Remove(filepath.Join(filepath.Dir(p), "MANIFEST")) },
-	} {
-		t.Run(what, func(t *testing.T) {
-			dir := t.TempDir()
-			s := ready(t, dir, t.Logf)
-			ok(t, s.Put(keys(100), nil))
-			ok(t, s.Close())
-			ok(t, damage(tableFile(t, dir)))
-			refuses(t, dir, "the tables are damaged")
-		})
-	}
-}
-
-func TestFlippedBytesOfTablesAreAnError(t *testing.T) { // anywhere, and never a panic
-	dir := t.TempDir()
-	s := ready(t, dir, t.Logf)
-	ok(t, s.Put(keys(60), nil))
-	ok(t, s.Close())
-	path := tableFile(t, dir)
-	b, err := os.ReadFile(path)
-	ok(t, err)
-	for i := 0; i < len(b); i += len(b)/200 + 1 {
-		damaged := bytes.Clone(b)
-		damaged[i] ^= 0x41
-		ok(t, os.WriteFile(path, damaged, 0o600))
-		refuses(t, dir, "the tables are damaged")
-	}
-	ok(t, os.WriteFile(path, b, 0o600))
-	openIn(t, dir, t.Logf)
-}
-
 func TestLostChangesOfTheTablesAreReported(t *testing.T) {
 	from := t.TempDir()
 	s := ready(t, from, t.Logf)
@@ -277,13 +225,13 @@ func TestChangeThatWasCutShortIsFinished(t *testing.T) {
 
 func TestFullDiskRefusesChanges(t *testing.T) {
 	s := ready(t, t.TempDir(), t.Logf)
-	s.tables.free = func(string) (uint64, bool) { return minFree - 1, true }
+	s.tables.room.free = func(string) (uint64, bool) { return minFree - 1, true }
 	if err := s.Put(keys(1), nil); err == nil || !strings.Contains(err.Error(), "bytes free") {
 		t.Fatalf("error is %v", err)
 	}
 	r := sample(1)
 	ok(t, s.Flush(s.Append(&r))) // the journal takes what it can
-	s.tables.free = freeBytes
+	s.tables.room.free = freeBytes
 	ok(t, s.Put(keys(1), nil))
 }
 

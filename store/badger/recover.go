@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 
 	"github.com/llm-quota/caddy-llm-quota/quota"
@@ -19,27 +20,84 @@ type recovery struct {
 	scan    scanner
 	reader  recordReader
 	missing uint64 // records that should be there
+	first   uint64 // the first of them
+	last    uint64
 }
 
 // recover calls replay for each record after base and makes the journal ready
 // to be appended to. Records up to atLeast are known to have been written.
 func (j *journal) recover(base, atLeast uint64, replay func(*quota.Record) error) error {
-	j.syncing.Lock()
-	defer j.syncing.Unlock()
+	if err := j.syncing.lock(); err != nil {
+		return err
+	}
+	defer j.syncing.unlock()
 	segments, err := listSegments(j.dir)
 	if err != nil {
 		return err
 	}
 	rec := &recovery{j: j, base: base, next: base + 1, replay: replay}
+	skip := needless(segments, base)
 	for i, s := range segments {
-		if err := rec.read(s, i == len(segments)-1); err != nil {
+		if i < skip {
+			continue
+		}
+		err := rec.read(s, i == len(segments)-1)
+		if unreadable(err, s.path) {
+			s.size = 0 // it is there no more
+			err = j.putAway(s.path, err)
+		}
+		if err != nil {
 			return fmt.Errorf("reading %s: %w", s.path, err)
 		}
 	}
 	if rec.next <= atLeast {
 		rec.gap(atLeast + 1)
 	}
-	return j.begin(segments, rec)
+	if err := j.begin(segments, rec); err != nil {
+		return err
+	}
+	if rec.missing > 0 {
+		j.lose(fmt.Sprintf("%d records of the journal are missing, of those from %d to %d", rec.missing, rec.first, rec.last))
+	}
+	return nil
+}
+
+// unreadable tells whether the error is that the file cannot be read, and not
+// that somebody else may not, or cannot just now.
+func unreadable(err error, path string) bool {
+	var of *fs.PathError
+	return errors.As(err, &of) && of.Path == path && (of.Op == "open" || of.Op == "read") && isDamage(err)
+}
+
+// needless returns how many of the first segments hold nothing after the record
+// base, by the header of the one that follows, and notes what is in them. They
+// are kept for the newest snapshot and need not be read.
+func needless(segments []*segment, base uint64) (n int) {
+	for n+1 < len(segments) {
+		s := segments[n]
+		info, err := os.Stat(s.path)
+		if err != nil {
+			return n
+		}
+		first, ok := firstRecord(segments[n+1].path)
+		if !ok || first > base+1 {
+			return n
+		}
+		s.size, s.synced, s.last = info.Size(), info.Size(), first-1
+		n++
+	}
+	return n
+}
+
+// firstRecord returns what the header of a segment tells.
+func firstRecord(path string) (first uint64, ok bool) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, false
+	}
+	defer closeFile(f)
+	first, ok, err = readHeader(f)
+	return first, ok && err == nil
 }
 
 // begin starts a new segment after those that were found.
@@ -49,7 +107,7 @@ func (j *journal) begin(found []*segment, rec *recovery) error {
 		number = s.number + 1
 		if s.size > headerSize {
 			j.sealed = append(j.sealed, s)
-		} else if err := j.remove(s.path); err != nil {
+		} else if err := j.remove(s.path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("removing an empty segment: %w", err)
 		}
 	}
@@ -57,10 +115,13 @@ func (j *journal) begin(found []*segment, rec *recovery) error {
 	if err != nil {
 		return err
 	}
-	j.writing.Lock()
-	defer j.writing.Unlock()
+	if err := j.writing.lock(); err != nil {
+		return err
+	}
+	defer j.writing.unlock()
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	j.trimmed, j.durable = rec.base, rec.next-1
 	j.segment, j.cutAt, j.opened = s, s.size, true
 	j.seq = rec.next - 1
 	j.written, j.cutSeq, j.lost = j.seq, j.seq, rec.missing
@@ -152,6 +213,10 @@ func (rec *recovery) record(s *segment, r *quota.Record) error {
 // are not there.
 func (rec *recovery) gap(next uint64) {
 	n := next - rec.next
+	if rec.missing == 0 {
+		rec.first = rec.next
+	}
+	rec.last = next - 1
 	rec.missing += n
 	rec.j.log("journal: %d records missing, %d to %d", n, rec.next, next-1)
 	rec.next = next

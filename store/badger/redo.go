@@ -48,7 +48,7 @@ func (t *tables) finish() error {
 	number, c, err := decodeRedo(b)
 	switch {
 	case err != nil:
-		t.log("reading %s: %v: what it held is lost", path, err)
+		t.tellRedo(path, err)
 	case number > t.meta.commit:
 		if err := t.writeSteps(c); err != nil {
 			return fmt.Errorf("finishing a change that was cut short: %w", err)
@@ -61,11 +61,28 @@ func (t *tables) finish() error {
 	return nil
 }
 
+// tellRedo tells of a change that cannot be read, and puts its file away.
+func (t *tables) tellRedo(path string, err error) {
+	t.losses.tell(&note{
+		found: fmt.Sprintf("a change that was cut short cannot be read: %s: %v: what it held is lost", path, err),
+		did:   "The rest of it was not made. The file was put beside a note like this one.",
+		lost:  "A great change of keys and groups, such as the import of many, or a part of it: its caller was not told that it had succeeded.",
+		to:    "Look for keys that were made or changed when the process died, and make the change again.",
+	})
+	place, err := newPlace(t.dir, t.losses.now())
+	if err == nil {
+		err = os.Rename(path, filepath.Join(place, redoName))
+	}
+	if err != nil {
+		t.log("putting away %s: %v", path, err)
+	}
+}
+
 // endRedo removes the file. If that fails, or a power loss undoes it, the
 // number of the change says that it is done.
 func (t *tables) endRedo() {
 	path := filepath.Join(t.dir, redoName)
-	if err := t.fault.step(StepRedoDone, path, func() error { return os.Remove(path) }); err != nil {
+	if err := t.fault.step(StepRedoDone, path, func() error { return os.Remove(path) }); err != nil && !errors.Is(err, os.ErrNotExist) {
 		t.log("removing a finished change: %v", err)
 	}
 }
@@ -112,13 +129,21 @@ func decodeRedo(b []byte) (number uint64, c change, err error) {
 
 // writeFile makes a file with that content, all of it or none, that survives a
 // power loss.
-func writeFile(path string, b []byte) (err error) {
-	temp := path + ".tmp"
+func writeFile(path string, b []byte) error {
+	return writeFileFrom(path, func(f *os.File) error {
+		_, err := f.Write(b)
+		return err
+	})
+}
+
+// writeFileFrom is writeFile with the content that write writes.
+func writeFileFrom(path string, write func(*os.File) error) (err error) {
+	temp := path + tempExt
 	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(b)
+	err = write(f)
 	if err == nil {
 		err = f.Sync()
 	}

@@ -42,10 +42,22 @@ func appendFrame(b []byte, r *quota.Record) []byte {
 	start := len(b)
 	b = append(b, 0, 0, 0, 0, 0, 0, 0, 0)
 	b = appendRecord(b, r)
-	frame := b[start:]
+	endFrame(b[start:])
+	return b
+}
+
+// appendFramed appends a record that is encoded as a frame.
+func appendFramed(b, record []byte) []byte {
+	start := len(b)
+	b = append(b, 0, 0, 0, 0, 0, 0, 0, 0)
+	b = append(b, record...)
+	endFrame(b[start:])
+	return b
+}
+
+func endFrame(frame []byte) {
 	binary.LittleEndian.PutUint32(frame[4:], uint32(len(frame)-frameHeader))
 	binary.LittleEndian.PutUint32(frame, crc32.Checksum(frame[4:], castagnoli))
-	return b
 }
 
 // file is what is needed of an *os.File.
@@ -73,7 +85,7 @@ type segment struct {
 // createSegment makes the segment of that number, whose first record will be
 // first.
 func createSegment(dir string, number, first uint64, fault Fault) (s *segment, err error) {
-	path := filepath.Join(dir, fmt.Sprintf("%010d%s", number, segmentExt))
+	path := segmentPath(dir, number)
 	err = fault.step(StepCreate, path, func() error {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 		if err != nil {
@@ -94,6 +106,10 @@ func createSegment(dir string, number, first uint64, fault Fault) (s *segment, e
 		return nil, fmt.Errorf("creating a segment of the journal: %w", err)
 	}
 	return s, nil
+}
+
+func segmentPath(dir string, number uint64) string {
+	return filepath.Join(dir, fmt.Sprintf("%010d%s", number, segmentExt))
 }
 
 func newHeader(first uint64) []byte {

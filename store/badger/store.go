@@ -12,8 +12,15 @@
 //	badger/       the tables
 //	journal/      the segments of the write-ahead file
 //	hash.key      the key of the secrets' hashes
-//	tables.mark   the number of the tables' last change, to see when they lost some
+//	tables.mark   the numbers of the last change and record, to see when some are lost
 //	change.redo   a great change, while it is being made
+//	snapshots/    the tables as they were, and what the journal held then
+//	ballast       room on the disk, to be given up when there is no other
+//	damaged/      what was found damaged, and notes of what was lost
+//
+// Tables that are damaged never stop the start: they are put away, and made
+// again from the newest snapshot and the journal. What is lost all the same is
+// told by Guard until somebody has looked into it.
 package badger
 
 import (
@@ -36,6 +43,12 @@ type Options struct {
 	// SyncInterval is how often the caller will call Sync. 0 means that it
 	// need not: every Flush survives a power loss when it returns.
 	SyncInterval time.Duration
+	// SnapshotEvery is how much time SnapshotDue leaves between two snapshots. 0:
+	// none is ever due.
+	SnapshotEvery time.Duration
+	// Snapshots is how many saved snapshots are kept; fewer, when they take more
+	// than a quarter of the room on the disk. 0: none can be saved.
+	Snapshots int
 	// Logger takes what an operator should know: damage, losses, and Badger's
 	// own warnings. Default: nothing is logged.
 	Logger func(format string, args ...any)
@@ -44,6 +57,9 @@ type Options struct {
 	SegmentSize int64
 	// Fault, in simulations, makes steps fail. Default: none does.
 	Fault Fault
+
+	now  func() time.Time                // for names and durations; default: time.Now
+	free func(dir string) (uint64, bool) // default: freeBytes
 }
 
 // Store implements quota.Store.
@@ -53,6 +69,8 @@ type Store struct {
 	tables  *tables
 	journal *journal
 
+	saved     saved
+	watch     watch
 	recovered atomic.Bool
 	lastSync  atomic.Int64
 
@@ -98,7 +116,7 @@ func (s *Store) Recover(open, replay func(*quota.Record) error) (through uint64,
 		return 0, fmt.Errorf("recovering open reservations: %w", err)
 	}
 	m := s.tables.meta
-	if err := s.journal.recover(min(m.trim, m.through), m.last, replay); err != nil {
+	if err := s.journal.recover(m.base(), max(m.last, s.tables.mark.durable), replay); err != nil {
 		return 0, fmt.Errorf("recovering the journal: %w", err)
 	}
 	return m.through, nil
@@ -135,9 +153,11 @@ func (s *Store) Sync(now int64) error {
 		return err
 	}
 	defer s.leave()
-	if err := s.journal.sync(); err != nil {
+	durable, err := s.journal.sync()
+	if err != nil {
 		return err
 	}
+	s.tables.mark.synced(durable)
 	s.lastSync.Store(now)
 	return nil
 }
@@ -171,7 +191,9 @@ func (s *Store) Close() error {
 	}
 	s.mu.Unlock()
 	<-s.idle
-	err := errors.Join(s.journal.close(), s.tables.close())
+	err := s.journal.close()
+	s.tables.mark.synced(s.journal.durable)
+	err = errors.Join(err, s.tables.close())
 	if err != nil {
 		return fmt.Errorf("closing the store in %s: %w", s.options.Dir, err)
 	}

@@ -3,6 +3,7 @@
 package badger
 
 import (
+	"errors"
 	"os"
 	"syscall"
 )
@@ -18,10 +19,29 @@ func freeBytes(dir string) (uint64, bool) {
 
 // inUse tells whether Badger has locked dir.
 func inUse(dir string) bool {
+	unlock, err := lockDir(dir)
+	if err == nil {
+		unlock()
+	}
+	return errors.Is(err, errInUse)
+}
+
+// lockDir locks a directory, as Badger does, against other processes and this
+// one. Where the file system knows no locks it does nothing.
+func lockDir(dir string) (unlock func(), err error) {
 	d, err := os.Open(dir)
 	if err != nil {
-		return false
+		return nil, err
 	}
-	defer closeFile(d) // which unlocks it
-	return syscall.Flock(int(d.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == syscall.EWOULDBLOCK
+	if syscall.Flock(int(d.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == syscall.EWOULDBLOCK {
+		closeFile(d)
+		return nil, errInUse
+	}
+	return func() { closeFile(d) }, nil // which unlocks it
+}
+
+// otherCauses are errors of the system that are no sign of damage.
+var otherCauses = []error{
+	syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM,
+	syscall.EAGAIN, syscall.EINTR, syscall.ETXTBSY, syscall.ESTALE,
 }

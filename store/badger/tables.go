@@ -4,10 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
-	"os"
-	"path/filepath"
-	"sync"
 
 	"github.com/dgraph-io/badger/v4"
 
@@ -35,10 +31,9 @@ const (
 	tablePruned     = 'p' // step                                → the start before which rows may be gone
 )
 
-const schemaVersion = 1
-
 // meta is what the tables say of themselves. It is written with every change.
 type meta struct {
+	schema  byte   // version of the tables
 	commit  uint64 // number of the change
 	through uint64 // usage holds every record up to this one
 	trim    uint64 // no record up to this one is needed any more
@@ -46,8 +41,13 @@ type meta struct {
 	hashKey uint32 // checksum of the key of the hashes that are kept
 }
 
+// base returns the last record that is not needed any more. Records that the
+// usage holds may yet be needed for counters: those come with the last part of
+// a checkpoint of many.
+func (m *meta) base() uint64 { return min(m.trim, m.through) }
+
 func (m *meta) encode() []byte {
-	b := []byte{schemaVersion}
+	b := []byte{m.schema}
 	for _, n := range [...]uint64{m.commit, m.through, m.trim, m.last, uint64(m.hashKey)} {
 		b = binary.AppendUvarint(b, n)
 	}
@@ -56,14 +56,14 @@ func (m *meta) encode() []byte {
 
 func (m *meta) decode(b []byte) error {
 	c := cursor{b: b}
-	if v := c.byte(); v != schemaVersion {
-		return fmt.Errorf("schema version %d is not known to this program, which knows version %d", v, schemaVersion)
+	if m.schema = c.byte(); m.schema > schemaVersion() {
+		return fmt.Errorf("%w: schema version %d is not known to this program, which knows versions up to %d", errNewer, m.schema, schemaVersion())
 	}
 	for _, n := range [...]*uint64{&m.commit, &m.through, &m.trim, &m.last} {
 		*n = c.uvarint()
 	}
 	m.hashKey = c.uint32()
-	if c.bad {
+	if c.bad || m.schema == 0 {
 		return errors.New("damaged record of the store's state")
 	}
 	return nil
@@ -73,16 +73,16 @@ func (m *meta) decode(b []byte) error {
 // writer at a time, each change whole or not at all, and durable when the
 // write returns.
 type tables struct {
-	db   *badger.DB
-	dir  string
-	mark *os.File
-	log  func(format string, args ...any)
-	free func(dir string) (uint64, bool) // freeBytes
-
-	fault Fault
+	db     *badger.DB
+	dir    string
+	mark   *mark
+	room   *room
+	losses *losses
+	log    func(format string, args ...any)
+	fault  Fault
 
 	// writing is held over a change, from the first read it rests on.
-	writing sync.Mutex
+	writing *latch
 	meta    meta
 	// unsure says that the last change failed, and may yet be in the tables,
 	// or in part, or waiting in redoName.
@@ -102,21 +102,15 @@ func (c *change) set(key, value []byte) { *c = append(*c, entry{key, value}) }
 
 func (c *change) delete(key []byte) { *c = append(*c, entry{key: key}) }
 
-// minFree is how much of the disk must be free for a change to be tried.
-// Badger writes through maps of sparse files: where no block can be had for
-// one, the system kills the process.
-const minFree = 4 * memTableSize
-
-// minOpen is the same for the opening and the closing of the tables.
-const minOpen = 2 * memTableSize
-
 // update writes the change that fn returns, together with meta, which fn may
 // alter. Nothing is written if it returns nothing and alters nothing.
 func (t *tables) update(fn func(m *meta) (change, error)) error {
-	t.writing.Lock()
-	defer t.writing.Unlock()
-	if free, ok := t.free(t.dir); ok && free < minFree {
-		return fmt.Errorf("writing tables: the disk has %d bytes free, %d are needed", free, minFree)
+	if err := t.writing.lock(); err != nil {
+		return fmt.Errorf("writing tables: %w", err)
+	}
+	defer t.writing.unlock()
+	if err := t.room.check(); err != nil {
+		return fmt.Errorf("writing tables: %w", err)
 	}
 	if err := t.settle(); err != nil {
 		return err
@@ -136,7 +130,7 @@ func (t *tables) update(fn func(m *meta) (change, error)) error {
 		return fmt.Errorf("writing tables: %w", err)
 	}
 	t.meta = m
-	t.writeMark()
+	t.mark.changed(m.commit)
 	return nil
 }
 
@@ -153,7 +147,7 @@ func (t *tables) settle() error {
 		return err
 	}
 	t.meta.commit = max(t.meta.commit, number)
-	t.writeMark()
+	t.mark.changed(t.meta.commit)
 	t.unsure = false
 	return nil
 }
@@ -229,42 +223,6 @@ func get(txn *badger.Txn, key []byte, fn func([]byte) error) error {
 		return fmt.Errorf("reading tables: %w", err)
 	}
 	return item.Value(fn)
-}
-
-// The mark is a file beside Badger with the number of its last change. Badger
-// passes over the end of a damaged log in silence; by the mark it is seen.
-const (
-	markName = "tables.mark"
-	markSize = 12
-)
-
-// openMark opens the mark and compares it with meta.
-func (t *tables) openMark(dir string) (err error) {
-	t.mark, err = os.OpenFile(filepath.Join(dir, markName), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return fmt.Errorf("opening the tables' mark: %w", err)
-	}
-	var b [markSize]byte
-	if n, _ := t.mark.ReadAt(b[:], 0); n == markSize &&
-		crc32.Checksum(b[:8], castagnoli) == binary.BigEndian.Uint32(b[8:]) {
-		if commit := binary.BigEndian.Uint64(b[:8]); commit > t.meta.commit {
-			t.log("the tables in %s have lost their last %d changes, to keys, counters or usage: restore a backup if you can",
-				t.dir, commit-t.meta.commit)
-			t.meta.commit = commit
-		}
-	}
-	return nil
-}
-
-func (t *tables) writeMark() {
-	b := binary.BigEndian.AppendUint64(make([]byte, 0, markSize), t.meta.commit)
-	b = binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
-	if err := t.fault.step(StepMark, t.mark.Name(), func() error {
-		_, err := t.mark.WriteAt(b, 0)
-		return err
-	}); err != nil {
-		t.log("writing the tables' mark: %v", err) // the change itself is safe
-	}
 }
 
 // idKey returns the key of an account's row.
