@@ -119,7 +119,7 @@ func (l *Ledger) alignOnce(now time.Time, a *Account, p *Policy) bool {
 		past.add(want, seen)
 	}
 	if want.newQuota {
-		a.alignQuota(want, past)
+		a.alignQuota(now, want, past)
 		l.setQuota(now, a)
 	}
 	if want.newDay {
@@ -132,8 +132,14 @@ func (l *Ledger) alignOnce(now time.Time, a *Account, p *Policy) bool {
 
 // alignQuota gives a the quota period that is wanted. What happened is nil if
 // it is not known.
-func (a *Account) alignQuota(want alignment, happened *past) {
+func (a *Account) alignQuota(now time.Time, want alignment, happened *past) {
 	q := &a.quota
+	if over(q.period, now) { // nothing of it goes on
+		q.granted = 0
+		if want.keep {
+			q.used = 0
+		}
+	}
 	q.period, q.offset = want.quota, quota.OffsetUnknown
 	if happened == nil {
 		return

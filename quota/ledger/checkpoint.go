@@ -58,7 +58,7 @@ func (l *Ledger) Checkpoint(now time.Time) error {
 // checkpointMu is held.
 func (l *Ledger) checkpoint() (through uint64, err error) {
 	if len(l.waiting) > 0 { // what failed before comes first, so that no more than that ever waits
-		if err := l.writeWaiting(quota.Checkpoint{}, 0); err != nil {
+		if err := l.writeWaiting(quota.Checkpoint{}, 0, false); err != nil {
 			return 0, fmt.Errorf("writing a checkpoint that waits: %w", err)
 		}
 	}
@@ -76,7 +76,7 @@ func (l *Ledger) checkpoint() (through uint64, err error) {
 		return through, nil // nothing happened
 	}
 	l.waiting = append(l.waiting, rows.checkpoints(through)...)
-	if err := l.writeWaiting(last, seq); err != nil {
+	if err := l.writeWaiting(last, seq, true); err != nil {
 		return 0, fmt.Errorf("writing a checkpoint: %w", err)
 	}
 	written()
@@ -117,7 +117,9 @@ func (l *Ledger) collect() (last quota.Checkpoint, seq uint64) {
 
 // writeWaiting writes the checkpoints that wait, and the accounts and
 // reservations of last, which include all up to record seq, with the final one.
-func (l *Ledger) writeWaiting(last quota.Checkpoint, seq uint64) error {
+// trim says that last is all that there is to tell of the journal so far: as
+// long as an account is not in, its records must be found by the next start.
+func (l *Ledger) writeWaiting(last quota.Checkpoint, seq uint64, trim bool) error {
 	n := len(l.waiting) - 1
 	w := &l.waiting[n]
 	w.Accounts = append(w.Accounts, last.Accounts...)
@@ -135,7 +137,7 @@ func (l *Ledger) writeWaiting(last quota.Checkpoint, seq uint64) error {
 	}
 	for i := range l.waiting {
 		cp := &l.waiting[i]
-		cp.Trim = i == n
+		cp.Trim = trim && i == n
 		if err := l.store.Checkpoint(cp); err != nil {
 			l.waiting = append([]quota.Checkpoint(nil), l.waiting[i:]...)
 			return err

@@ -225,6 +225,9 @@ func (l *Ledger) change(now time.Time, id quota.ID, fn func(a *Account, now time
 			continue
 		}
 		l.turn(now, a, p)
+		if a.lastUsed == 0 {
+			l.begin(now, a)
+		}
 		l.touching(a)
 		seq := fn(a, now)
 		a.touched(seq)

@@ -188,6 +188,9 @@ func (a *Account) assign(r *quota.Record) {
 	d := &a.day
 	switch r.Limit {
 	case quota.TokenQuota:
+		if a.quota.period != r.Period && over(a.quota.period, time.Unix(0, r.Time)) {
+			a.quota.granted = 0 // as alignQuota does
+		}
 		a.quota.number, a.quota.used, a.quota.offset, a.quota.period = r.Number, r.Amount, r.Offset, r.Period
 	case quota.TokensPerDay:
 		if d.period != r.Period && a.lastUsed != 0 {

@@ -253,9 +253,9 @@ func (l *Ledger) take(now time.Time, tick int64, c Call, r *Reservation) uint64 
 	return seq
 }
 
-// begin journals the periods in which an account, which is locked, is used for
-// the first time: after a crash they cannot be told from the history, if there
-// was a reset meanwhile.
+// begin journals the periods of an account, which is locked, that was never
+// used and is about to be, or to be changed: after a crash they could not be
+// told from the history, and a grant or a reset would count for a later period.
 func (l *Ledger) begin(now time.Time, a *Account) {
 	if a.quota.period != (quota.Period{}) {
 		l.setQuota(now, a)

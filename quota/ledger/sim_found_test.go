@@ -1,0 +1,142 @@
+package ledger
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/llm-quota/caddy-llm-quota/quota"
+	"github.com/llm-quota/caddy-llm-quota/store/badger"
+)
+
+// errDead is what every step on the disk returns once the process has died.
+var errDead = errors.New("the process has died")
+
+// TestRecoveryCutShort kills the process after each step of a start that follows
+// a crash, and starts again: what was settled after the last checkpoint is
+// charged, and what was under way is charged once (G5, G6).
+func TestRecoveryCutShort(t *testing.T) {
+	now := time.Date(2026, 5, 20, 12, 0, 0, 0, time.UTC)
+	died := 0
+	for fuse := 0; ; fuse++ {
+		dir := t.TempDir()
+		l := openLedger(t, dir, now)
+		a, ids := makeKey(t, l, now, 1, quota.Limits{}, 10_000)
+		settled := reserve(t, l, now, a, 100)
+		reserve(t, l, now, a, 30) // is under way
+		if err := l.Checkpoint(now); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Settle(now, settled, quota.Outcome{Tokens: quota.Tokens{Input: 70}}); err != nil {
+			t.Fatal(err)
+		}
+		dir = crashCopy(t, dir, t.TempDir())
+		l.store.Close()
+
+		steps := fuse
+		st, err := badger.Open(badger.Options{Dir: dir, SyncInterval: time.Second, Fault: func(badger.Step, string, bool) error {
+			if steps--; steps < 0 {
+				return errDead
+			}
+			return nil
+		}})
+		if err == nil {
+			_, err = Open(st, now, func(string, error) {})
+			st.Close()
+		}
+		if err != nil && !errors.Is(err, errDead) {
+			t.Fatal(err)
+		}
+		alive := err == nil
+
+		l = openLedger(t, dir, now)
+		for _, id := range ids {
+			if u := used(t, l, now, id); u.Used != 100 || u.Reserved != 0 {
+				t.Errorf("%d steps of a start were done: then %v has used %d and reserved %d, want 100 and 0", fuse, id, u.Used, u.Reserved)
+			}
+		}
+		sum, err := l.UsedSince(now, a.ID(), now.Unix()-3600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if sum.Total != 100 || sum.Requests != 2 || sum.Failed != 1 || sum.Estimated != 30 {
+			t.Errorf("%d steps of a start were done: then the history is %+v, want 100 of 2 requests, one of them failed and estimated at 30", fuse, sum)
+		}
+		if err := l.Close(now); err != nil {
+			t.Fatal(err)
+		}
+		if alive {
+			break
+		}
+		died++
+	}
+	if died < 10 {
+		t.Errorf("the process died at %d points of a start; there are more", died)
+	}
+}
+
+// TestGrantBeforeFirstUse grants to a key that was never used, and ends the
+// process: the grant is for that period alone.
+func TestGrantBeforeFirstUse(t *testing.T) {
+	now := time.Date(2026, 5, 20, 12, 0, 0, 0, time.UTC)
+	dir := t.TempDir()
+	l := openLedger(t, dir, now)
+	defer l.store.Close()
+	a, _ := makeKey(t, l, now, 0, quota.Limits{}, 100)
+	if err := l.Grant(now, a.ID(), 50); err != nil {
+		t.Fatal(err)
+	}
+	dir = crashCopy(t, dir, t.TempDir())
+	for _, c := range []struct {
+		at  time.Time
+		max int64
+	}{{now, 150}, {now.AddDate(0, 1, 0), 100}} {
+		l := openLedger(t, crashCopy(t, dir, t.TempDir()), c.at)
+		defer l.store.Close()
+		if u := used(t, l, c.at, a.ID()); u.Max != c.max {
+			t.Errorf("at %v the limit is %d, want %d", c.at, u.Max, c.max)
+		}
+	}
+}
+
+// TestEndedPeriodEnds changes the schedule of a quota whose period has ended
+// since it was used: nothing of that period goes on in the new one.
+func TestEndedPeriodEnds(t *testing.T) {
+	monday := time.Date(2026, 5, 18, 12, 0, 0, 0, time.UTC)
+	tuesday := monday.AddDate(0, 0, 1)
+	dir := t.TempDir()
+	l := openLedger(t, dir, monday)
+	defer l.store.Close()
+	made, err := l.CreateKeys(monday, []NewKey{{Name: "key", KeyRules: quota.KeyRules{Quota: &quota.Quota{Tokens: quota.At(100), Reset: quota.ResetDaily}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := made[0].Key.ID
+	a, err := l.Account(monday, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Settle(monday, reserve(t, l, monday, a, 60), quota.Outcome{Tokens: quota.Tokens{Input: 60}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Grant(monday, id, 50); err != nil {
+		t.Fatal(err)
+	}
+	if u := used(t, l, tuesday, id); u.Used != 0 || u.Max != 100 {
+		t.Fatalf("on the next day %+v", u)
+	}
+	if _, err := l.UpdateKey(tuesday, id, func(k *quota.Key) error {
+		k.Quota = &quota.Quota{Tokens: quota.At(100), Reset: quota.ResetManual}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // also after a crash
+		if u := used(t, l, tuesday, id); u.Used != 0 || u.Max != 100 {
+			t.Errorf("after the change: %+v; want nothing used of 100", u)
+		}
+		dir = crashCopy(t, dir, t.TempDir())
+		l = openLedger(t, dir, tuesday)
+		defer l.store.Close()
+	}
+}
