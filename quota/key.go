@@ -31,8 +31,9 @@ type KeyRules struct {
 	Models []string `json:"models,omitempty"`
 	// The addresses from which the key may be used, as CIDR ranges. Default: all.
 	AllowedIPs []netip.Prefix `json:"allowed_ips,omitempty"`
-	// The shares of the quota, in percent, at which alerts fire. Default: the app's.
-	AlertAt []float64 `json:"alert_at,omitempty"`
+	// The shares of the quota, in percent, at which alerts fire; an empty list:
+	// none. Default: the app's.
+	AlertAt []float64 `json:"alert_at,omitzero"`
 	// Free text by name, shown again in listings and placeholders.
 	Metadata map[string]string `json:"metadata,omitempty"`
 	// The token quota. Default: the group's member value, else none.
@@ -65,10 +66,8 @@ func validateShared(q *Quota, alertAt []float64, metadata map[string]string, zon
 			return fmt.Errorf("quota: %w", err)
 		}
 	}
-	for _, p := range alertAt {
-		if !(p > 0 && p <= 1000) { // true of NaN too
-			return fmt.Errorf("alert_at: %v is not a percentage above 0 and up to 1000: %w", p, ErrInvalid)
-		}
+	if err := ValidAlertAt(alertAt); err != nil {
+		return err
 	}
 	if len(metadata) > 64 {
 		return fmt.Errorf("metadata has more than 64 entries: %w", ErrInvalid)
@@ -77,6 +76,20 @@ func validateShared(q *Quota, alertAt []float64, metadata map[string]string, zon
 		if k == "" || len(k) > 128 || !Printable(k) || len(v) > 1024 || !Printable(v) {
 			return fmt.Errorf("metadata %s: names take 1 to 128 bytes, values up to 1024, all of them printable: %w", clip([]byte(k)), ErrInvalid)
 		}
+	}
+	return nil
+}
+
+// ValidAlertAt returns an error unless the percentages may be thresholds of
+// alerts.
+func ValidAlertAt(percent []float64) error {
+	for _, p := range percent {
+		if !(p > 0 && p <= 1000) { // true of NaN too
+			return fmt.Errorf("alert_at: %v is not a percentage above 0 and up to 1000: %w", p, ErrInvalid)
+		}
+	}
+	if len(percent) > 20 {
+		return fmt.Errorf("alert_at has more than 20 percentages: %w", ErrInvalid)
 	}
 	return nil
 }
@@ -127,8 +140,9 @@ type GroupRules struct {
 	Limits Limits `json:"limits,omitzero"`
 	// The defaults of every key in the group that sets none itself.
 	Member Member `json:"member,omitzero"`
-	// The shares of the quota, in percent, at which alerts fire. Default: the app's.
-	AlertAt []float64 `json:"alert_at,omitempty"`
+	// The shares of the quota, in percent, at which alerts fire; an empty list:
+	// none. Default: the app's.
+	AlertAt []float64 `json:"alert_at,omitzero"`
 	// Free text by name.
 	Metadata map[string]string `json:"metadata,omitempty"`
 }

@@ -16,7 +16,8 @@ const checkpointEvery = 10 * time.Second
 const idleAfter = 10 * time.Minute
 
 // Tick, called about once a second, does what is due: it writes a checkpoint,
-// lets go of keys that are idle, and drops usage that is past its retention.
+// lets go of keys that are idle, fires alerts, and drops usage that is past its
+// retention.
 func (l *Ledger) Tick(now time.Time) error {
 	var err error
 	tick := l.tick(now)
@@ -28,6 +29,15 @@ func (l *Ledger) Tick(now time.Time) error {
 		l.lastSweep = tick
 		l.evict(now)
 		l.sweep(now)
+	}
+	if ierr := l.inspect(l.wall(now)); err == nil {
+		err = ierr
+	}
+	if tick-l.lastNotePrune >= int64(24*time.Hour) {
+		l.lastNotePrune = tick
+		if perr := l.pruneNotes(); err == nil {
+			err = perr
+		}
 	}
 	if t := now.Unix(); t-l.lastPrune >= 600 {
 		l.lastPrune = t
@@ -89,6 +99,7 @@ func (l *Ledger) collect() (last quota.Checkpoint, seq uint64) {
 	l.dirtyMu.Lock()
 	dirty := l.dirty
 	l.dirty = nil
+	l.uninspected = append(l.uninspected, dirty...)
 	l.dirtyMu.Unlock()
 	last.Accounts = make([]quota.AccountCounters, len(dirty))
 	for i, a := range dirty {

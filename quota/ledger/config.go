@@ -18,6 +18,14 @@ type Config struct {
 	Zone string
 	// Retention is how long usage is kept in each step; 0: DefaultRetention.
 	Retention [len(quota.Steps)]time.Duration
+	// AlertAt are the shares of a limit, in percent, at which alerts fire; nil:
+	// DefaultAlertAt.
+	AlertAt []float64
+	// AlertOn are the limits on which alerts fire: quota, tokens_per_day,
+	// requests_per_day; none: quota.
+	AlertOn []quota.LimitName
+	// NoForecast switches the alerts off that tell when a limit will be used up.
+	NoForecast bool
 	// OnStoreError is what limits do while the store fails.
 	OnStoreError OnStoreError
 	Groups       []ConfigGroup
@@ -95,7 +103,7 @@ func (c *Config) validate() error {
 	if _, err := quota.LoadZone(c.Zone); err != nil {
 		return err
 	}
-	if err := c.OnStoreError.validate(); err != nil {
+	if err := errors.Join(c.OnStoreError.validate(), c.validateAlerts()); err != nil {
 		return err
 	}
 	parents := make(map[string]string, len(c.Groups))
@@ -202,6 +210,7 @@ func (l *Ledger) configure(now time.Time, c *Config) (*replaced, error) {
 	}
 	l.counted = false
 	l.setRetention(c.Retention)
+	l.alerts.Store(newAlertRules(c))
 	for _, g := range ch.groups {
 		err = errors.Join(err, l.changedGroup(now, g))
 	}

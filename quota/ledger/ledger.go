@@ -40,6 +40,8 @@ type state struct {
 	ill      atomic.Pointer[Health]
 	onHealth func(Health, bool)
 	onChange func(quota.Change)
+	onAlert  func(quota.Alert)
+	onReset  func(ResetEvent)
 	settings atomic.Pointer[settings]
 	accounts table[quota.ID, *Account]
 	secrets  table[shortHash, login]
@@ -68,7 +70,12 @@ type state struct {
 	provisional map[quota.Later]*quota.Record
 	corrected   map[quota.Later]bool
 
-	alignMu  sync.Mutex // held by align while it reads the history; before checkpointMu
+	alignMu     sync.Mutex // held by align while it reads the history; before checkpointMu
+	alerts      atomic.Pointer[alertRules]
+	alerted     map[alertKey]alerted // only Tick's
+	alertMu     sync.Mutex
+	uninspected []*Account // collected for a checkpoint since the last inspection; dirtyMu guards it
+
 	noteMu   sync.Mutex
 	lastNote quota.NoteID
 
@@ -77,6 +84,7 @@ type state struct {
 	lastCheckpoint int64              // tick
 	lastSweep      int64              // tick
 	lastPrune      int64              // Unix seconds
+	lastNotePrune  int64              // tick
 	retention      [len(quota.Steps)]time.Duration
 }
 
@@ -101,8 +109,10 @@ func Open(st quota.Store, now time.Time, report func(op string, err error)) (*Le
 	l := &Ledger{state: &state{
 		store: st, report: report, base: now, retention: DefaultRetention,
 		provisional: map[quota.Later]*quota.Record{}, corrected: map[quota.Later]bool{},
+		alerted: map[alertKey]alerted{},
 	}}
 	l.settings.Store(&settings{zone: "UTC"})
+	l.alerts.Store(newAlertRules(&Config{}))
 	l.seen.Store(now.UnixNano())
 	l.accounts.init(idHash)
 	l.secrets.init(shortHash.shard)

@@ -195,6 +195,9 @@ func (l *Ledger) turn(now time.Time, a *Account, p *Policy) {
 	t := now.Unix()
 	if p.schedule != nil && a.quota.period.End != 0 && t >= a.quota.period.End {
 		a.turnQuota(a.quota.number+1, p.schedule.At(now))
+		if l.onReset != nil {
+			l.onReset(ResetEvent{Account: a.id, Name: p.Name, Limit: quota.TokenQuota, Period: a.quota.period})
+		}
 		l.turned(now, a, quota.TokenQuota, a.quota.number, a.quota.period)
 	}
 	if a.day.period.End != 0 && t >= a.day.period.End {

@@ -90,7 +90,7 @@ func (l *Ledger) Reset(now time.Time, id quota.ID, limits []quota.LimitName) err
 			return fmt.Errorf("%w: %w", ErrNotResettable, quota.ErrInvalid)
 		}
 	}
-	before, after := map[quota.LimitName]int64{}, map[quota.LimitName]int64{}
+	before, after, periods := map[quota.LimitName]int64{}, map[quota.LimitName]int64{}, map[quota.LimitName]quota.Period{}
 	p, err := l.change(now, id, func(a *Account, now time.Time) (seq uint64) {
 		for _, name := range limits {
 			before[name] = a.used(name, l.tick(now))
@@ -99,11 +99,20 @@ func (l *Ledger) Reset(now time.Time, id quota.ID, limits []quota.LimitName) err
 				Limit: name, Number: a.reset(now.Unix(), name, 0),
 			})
 			after[name] = 0
+			periods[name] = a.day.period
+			if name == quota.TokenQuota {
+				periods[name] = a.quota.period
+			}
 		}
 		return seq
 	})
 	if err != nil {
 		return err
+	}
+	if l.onReset != nil {
+		for _, name := range limits {
+			l.onReset(ResetEvent{Account: id, Name: p.Name, Limit: name, Period: periods[name], ByHand: true})
+		}
 	}
 	entry := l.audit(now)
 	entry.add(quota.ActionReset, id, p.Name, usedOf(before), usedOf(after))

@@ -3,6 +3,7 @@ package ledger
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,8 +24,9 @@ type Policy struct {
 	*Terms
 
 	access   *access
-	above    *Account // a key's group, a group's parent
-	from     *Policy  // the policy of above from which this one inherits
+	alertAt  *[]float64 // in ascending order; nil: the app's
+	above    *Account   // a key's group, a group's parent
+	from     *Policy    // the policy of above from which this one inherits
 	settings *settings
 }
 
@@ -129,7 +131,7 @@ func build(s *settings, key *quota.Key, group *quota.Group, above *Account, from
 	var q *quota.Quota
 	var limits quota.Limits
 	if key != nil {
-		p.ID, p.Name, p.access = key.ID, key.Name, newAccess(key)
+		p.ID, p.Name, p.access, p.alertAt = key.ID, key.Name, newAccess(key), ascending(key.AlertAt)
 		q, limits = key.Quota, key.Limits
 		if from != nil {
 			p.Group = from.Group
@@ -140,10 +142,19 @@ func build(s *settings, key *quota.Key, group *quota.Group, above *Account, from
 		}
 	} else {
 		p.ID, p.Name, q, limits = group.ID, group.Name, group.Quota, group.Limits
+		p.alertAt = ascending(group.AlertAt)
 	}
 	var err error
 	p.Terms, err = s.share(q, limits)
 	return p, err
+}
+
+// ascending returns what is set, sorted; nil for nothing.
+func ascending(percent []float64) *[]float64 {
+	if percent == nil {
+		return nil
+	}
+	return new(slices.Sorted(slices.Values(percent)))
 }
 
 func newAccess(k *quota.Key) *access {
@@ -296,6 +307,10 @@ func (l *Ledger) adopt(now time.Time, a *Account, key *quota.Key, group *quota.G
 		return nil, fmt.Errorf("%s: %w", a.id, err)
 	}
 	l.align(now, a, p)
-	a.policy.Store(p)
+	if a.policy.Swap(p) != nil { // a limit that was lowered may be used up to a threshold
+		l.dirtyMu.Lock()
+		l.uninspected = append(l.uninspected, a)
+		l.dirtyMu.Unlock()
+	}
 	return p, nil
 }
