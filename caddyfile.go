@@ -315,6 +315,7 @@ func parseQuota(d *caddyfile.Dispenser, q *quota.Quota) error {
 //		ietf_headers
 //		forward_credential
 //		self_service           <path>|off
+//		otel_genai
 //	}
 func parseHandler(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	handler := new(Handler)
@@ -359,6 +360,8 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return parseFlag(d, &h.ForwardCredential)
 		case "self_service":
 			return oneArg(d, &h.SelfService)
+		case "otel_genai":
+			return parseFlag(d, &h.OTelGenAI)
 		}
 		return unknown(d)
 	})

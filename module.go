@@ -413,6 +413,12 @@ type Handler struct {
 	// The path at which a key is shown its own state, or "off".
 	// Default: /llm_quota/me.
 	SelfService string `json:"self_service,omitempty"`
+	// Whether the span of Caddy's tracing handler is given attributes by
+	// OpenTelemetry's conventions for generative AI: gen_ai.operation.name,
+	// gen_ai.provider.name, gen_ai.request.model, gen_ai.response.model,
+	// gen_ai.usage.*, and with them llm_quota.decision, llm_quota.reason,
+	// llm_quota.key.id and llm_quota.group.id. Default: false.
+	OTelGenAI bool `json:"otel_genai,omitempty"`
 
 	app     *App
 	options dialect.Options
@@ -475,6 +481,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	now := time.Now()
 	trace := &admin.Trace{Start: now}
 	trace.Publish(r)
+	if h.OTelGenAI {
+		defer trace.Annotate(r.Context())
+	}
 	books, err := h.app.enter()
 	if err != nil {
 		return h.unavailable(w, r, trace, err)
@@ -492,6 +501,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	call, ref := dialect.Read(r, h.options)
 	trace.Dialect, trace.Model = call.Dialect.Name(), call.Model
+	if h.OTelGenAI {
+		trace.Operation, trace.Stream = call.Operation(r.URL.Path), call.Stream
+	}
 	if ref == nil {
 		ref = h.allows(call, trace.Policy)
 	}
@@ -530,12 +542,15 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		if err := books.Settle(time.Now(), reservation, o); err != nil {
 			h.app.logger.Error("settling a call", zap.Error(err))
 		}
-		trace.Settled(books.Model(key, call.Model, !o.Failed), reservation.Charged.Tokens)
+		if h.OTelGenAI {
+			trace.Answered = answer.Model()
+		}
+		trace.Settled(books.Model(key, call.Model, !o.Failed), reservation.Charged)
 		if told, ok := answer.Recalled(); ok {
 			if found, err := books.Correct(time.Now(), key, told); err != nil {
 				h.app.logger.Error("correcting the charge of a background call", zap.Error(err))
 			} else if found {
-				trace.Settled(books.Model(key, call.Model, false), told.Tokens)
+				trace.Settled(books.Model(key, call.Model, false), told)
 			}
 		}
 	}()

@@ -22,7 +22,7 @@ const (
 )
 
 // Trace is what one request leaves to be seen: placeholders, the fields of the
-// access log, and metrics.
+// access log, metrics, and the attributes of a span.
 type Trace struct {
 	Start    time.Time
 	Dialect  string
@@ -31,8 +31,14 @@ type Trace struct {
 	Reason   quota.Reason
 	Policy   *ledger.Policy // nil until the key is known
 
-	settled bool
-	tokens  quota.Tokens
+	// What only spans show.
+	Operation string // as OpenTelemetry's conventions name it; "": none of theirs
+	Stream    bool   // a streamed answer was asked for
+	Answered  string // the model that the answer names
+
+	settled   bool
+	estimated bool
+	tokens    quota.Tokens
 }
 
 // Publish makes the trace's placeholders and log fields those of r. They show
@@ -58,9 +64,9 @@ func (t *Trace) Decide(decision string, ref *quota.Refusal) {
 
 // Settled notes what the request was charged, and counts it. model is the name
 // under which it is counted.
-func (t *Trace) Settled(model string, tokens quota.Tokens) {
-	t.settled, t.tokens = true, tokens
-	Charged(t.Dialect, model, t.group(), tokens)
+func (t *Trace) Settled(model string, o quota.Outcome) {
+	t.settled, t.tokens, t.estimated = true, o.Tokens, o.Estimated
+	Charged(t.Dialect, model, t.group(), o.Tokens)
 }
 
 func (t *Trace) group() string {
