@@ -1,0 +1,175 @@
+package cli
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/llm-quota/caddy-llm-quota/admin"
+	"github.com/llm-quota/caddy-llm-quota/quota"
+)
+
+func (e *env) addLogs(parent *cobra.Command) {
+	e.add(parent, command{
+		use: "alerts", short: "Shows the alerts that were fired, the newest first",
+		long:    "Shows the alerts that were fired, the newest first, and whether webhooks were told.",
+		example: "caddy llm-quota alerts\ncaddy llm-quota alerts --limit 5 --json",
+		flags:   listFlags,
+		run:     alerts,
+	})
+	e.add(parent, command{
+		use: "audit", short: "Shows the changes that were made, the newest first",
+		long: `Shows every change that was made through the API, the dashboard, this command or
+the configuration, the newest first: who made it, and what it changed.`,
+		example: "caddy llm-quota audit\ncaddy llm-quota audit --all --json",
+		flags:   listFlags,
+		run:     audit,
+	})
+}
+
+// logOf reads a list of what has happened. It is done when it has been printed
+// as JSON.
+func (r *run) logOf(path, field string) (p *page, done bool, err error) {
+	limit, err := r.limit()
+	if err != nil {
+		return nil, false, err
+	}
+	if p, err = r.pages(path, field, url.Values{}, limit); err != nil {
+		return nil, false, err
+	}
+	if r.json {
+		return p, true, r.printPage(field, p)
+	}
+	return p, false, nil
+}
+
+func alerts(r *run, _ []string) error {
+	p, done, err := r.logOf("/alerts", "alerts")
+	if err != nil {
+		return fmt.Errorf("showing the alerts: %w", err)
+	}
+	if done {
+		return nil
+	}
+	all, err := decoded[admin.Alert](p)
+	if err != nil {
+		return err
+	}
+	t := table{head: []string{"TIME", "KIND", "ACCOUNT", "LIMIT", ">AT", ">USED", ">MAX", "TOLD"}}
+	for i := range all {
+		a := &all[i]
+		who, at, n, most := "-", "", "", ""
+		if a.Account != 0 {
+			who = titled(a.Account.Kind(), cmp.Or(a.Name, a.Account.String()))
+			at, n, most = strconv.FormatFloat(a.Threshold, 'f', -1, 64)+"%", amount(a.Used), amount(a.Max)
+		}
+		t.row(r.clock(a.Time), kindOf(a), who, string(a.Limit), at, n, most, told(a.Deliveries))
+	}
+	t.print(r.env, r.out)
+	r.noteMore(p, "alerts")
+	return nil
+}
+
+func kindOf(a *admin.Alert) cell {
+	style := yellow
+	switch a.Kind {
+	case quota.AlertExceeded, quota.AlertStoreDegraded:
+		style = red
+	case quota.AlertStoreRecovered:
+		style = green
+	}
+	return cell{string(a.Kind), style}
+}
+
+// told says how far webhooks were told.
+func told(all []quota.Delivery) string {
+	if len(all) == 0 {
+		return "-"
+	}
+	var states []string
+	for _, d := range all {
+		s := string(d.State)
+		if d.Error != "" && d.State != quota.DeliveryDelivered {
+			s += " (" + d.Error + ")"
+		}
+		states = append(states, s)
+	}
+	return strings.Join(states, ", ")
+}
+
+func audit(r *run, _ []string) error {
+	p, done, err := r.logOf("/audit", "entries")
+	if err != nil {
+		return fmt.Errorf("showing the audit log: %w", err)
+	}
+	if done {
+		return nil
+	}
+	all, err := decoded[admin.AuditEntry](p)
+	if err != nil {
+		return err
+	}
+	t := table{head: []string{"TIME", "ACTOR", "SOURCE", "ACTION", "OBJECT", "CHANGE"}}
+	for i := range all {
+		e := &all[i]
+		t.row(r.clock(e.Time), cmp.Or(e.Actor, "-"), e.Source, e.Action, objectOf(e), changeOf(e))
+	}
+	t.print(r.env, r.out)
+	r.noteMore(p, "changes")
+	return nil
+}
+
+func objectOf(e *admin.AuditEntry) string {
+	return titled(e.Object.Kind(), cmp.Or(e.Name, e.Object.String()))
+}
+
+// changeOf says in a line what an entry of the audit log has changed.
+func changeOf(e *admin.AuditEntry) string {
+	var before, after map[string]json.RawMessage
+	if json.Unmarshal(e.Before, &before) != nil || json.Unmarshal(e.After, &after) != nil || before == nil || after == nil {
+		return "" // made, or gone: the action says so
+	}
+	return strings.Join(differences("", before, after), ", ")
+}
+
+// differences lists the fields that differ, those of objects one by one.
+func differences(path string, before, after map[string]json.RawMessage) (all []string) {
+	names := slices.Sorted(maps.Keys(before))
+	for _, name := range slices.Sorted(maps.Keys(after)) {
+		if _, both := before[name]; !both {
+			names = append(names, name)
+		}
+	}
+	for _, name := range names {
+		was, is := before[name], after[name]
+		if name == "updated_at" || bytes.Equal(was, is) {
+			continue
+		}
+		var inner [2]map[string]json.RawMessage
+		if json.Unmarshal(was, &inner[0]) == nil && json.Unmarshal(is, &inner[1]) == nil && inner[0] != nil && inner[1] != nil {
+			all = append(all, differences(path+name+".", inner[0], inner[1])...)
+			continue
+		}
+		all = append(all, fmt.Sprintf("%s%s: %s → %s", path, name, valueOf(was), valueOf(is)))
+	}
+	return all
+}
+
+func valueOf(v json.RawMessage) string {
+	if len(v) == 0 || string(v) == "null" {
+		return "-"
+	}
+	var b bytes.Buffer
+	if json.Compact(&b, v) != nil {
+		return "?"
+	}
+	return strings.Trim(b.String(), `"`)
+}
