@@ -70,6 +70,8 @@ type App struct {
 	pool    string // where the ledger is in the pool of open ones
 	options string // of the store, as they were configured
 	logger  *zap.Logger
+	// logCheck is for the handlers, which are provisioned after the app.
+	logCheck admin.LogCheck
 
 	// The ledger is needed by the app itself from Start to Cleanup, and by each
 	// of its requests: streams outlive Cleanup, and a request may come before
@@ -436,6 +438,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	h.app = app.(*App)
+	if h.Identity == "" { // else there are no keys to show
+		h.app.logCheck.Warn(ctx, h.app.logger, h.CredentialHeader)
+	}
 	if h.DefaultOutputReserve == nil {
 		h.DefaultOutputReserve = new(int64(1024))
 	}
