@@ -503,11 +503,15 @@ func (w *world) evict(t *rapid.T) {
 	w.ledger.evict(w.now)
 }
 
+// books verifies them.
+func (w *world) books(t *rapid.T) { balanced(t, w.ledger, w.now) }
+
 // TestTwin drives the ledger and its twin through the same random lives:
 // admissions, settlements (also repeated), resets, grants, changed limits,
 // moved keys, checkpoints, evictions, restarts and crashes. After every step
-// both must say the same of every limit. With it hold G1 (settled and reserved
-// fit the limit at every admission, a refusal changes nothing), G4, G6 and G10.
+// both must say the same of every limit, and the books must agree at any time.
+// With it hold G1 (settled and reserved fit the limit at every admission, a
+// refusal changes nothing), G3, G4, G6 and G10.
 func TestTwin(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		w := &world{t: rt, dir: t.TempDir, now: time.Unix(1_790_000_000, 0).Add(time.Duration(rapid.Int64Range(0, int64(400*24*time.Hour)).Draw(rt, "start")))}
@@ -532,6 +536,8 @@ func TestTwin(t *testing.T) {
 			"evict":      w.evict,
 			"crash":      w.crash,
 			"stop":       w.stop,
+			"books":      w.books,
 		})
+		w.books(rt)
 	})
 }

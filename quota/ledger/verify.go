@@ -65,7 +65,7 @@ func (l *Ledger) Verify(now time.Time) (*Verification, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := verifier{snap: snap, kept: pruned, tail: map[quota.ID][]*quota.Record{}, open: map[quota.ID][]int64{}}
+	v := newVerifier(snap, pruned)
 	err = v.run()
 	if cerr := snap.Close(); cerr != nil {
 		err = errors.Join(err, fmt.Errorf("closing the snapshot: %w", cerr))
@@ -88,6 +88,10 @@ type verifier struct {
 	tail  map[quota.ID][]*quota.Record // the records that the rows lack, by account
 	open  map[quota.ID][]int64         // Unix seconds of admission of calls under way, by account
 	found Verification
+}
+
+func newVerifier(snap quota.Snapshot, pruned [len(quota.Steps)]int64) *verifier {
+	return &verifier{snap: snap, kept: pruned, tail: map[quota.ID][]*quota.Record{}, open: map[quota.ID][]int64{}}
 }
 
 func (v *verifier) run() error {
@@ -167,6 +171,9 @@ func (v *verifier) account(c *quota.AccountCounters) error {
 			acc.apply(r, math.MaxInt64)
 		}
 	}
+	if n := len(v.tail[c.ID]); n > 0 && acc.half(v.tail[c.ID][n-1]) {
+		acc.day.requestsOffset = quota.OffsetUnknown
+	}
 	if err := v.counters(acc); err != nil {
 		return err
 	}
@@ -177,6 +184,12 @@ func (v *verifier) account(c *quota.AccountCounters) error {
 		}
 	}
 	return nil
+}
+
+// half tells whether r, the last record of the account, is the first of the two
+// by which alignOnce sets another day: the snapshot fell between them.
+func (a *Account) half(r *quota.Record) bool {
+	return r.Kind == quota.RecordSet && r.Limit == quota.RequestsPerDay && r.Period != a.day.period
 }
 
 // counters compares what an account's quota and day have counted.
