@@ -14,6 +14,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/llm-quota/caddy-llm-quota/quota"
 	"github.com/llm-quota/caddy-llm-quota/quota/ledger"
 )
 
@@ -47,19 +48,23 @@ type methods map[string]func(*call) error
 // routes are the paths of the API. They have no methods in them, because
 // http.ServeMux would answer a wrong one in plain text.
 var routes = map[string]methods{
-	"/llm_quota":                   nil,
-	"/llm_quota/":                  nil,
-	"/llm_quota/keys":              {http.MethodGet: listKeys, http.MethodPost: createKeys},
-	"/llm_quota/keys/{id}":         {http.MethodGet: showKey, http.MethodPatch: patchKey, http.MethodDelete: deleteKey},
-	"/llm_quota/keys/{id}/reset":   {http.MethodPost: resetKey},
-	"/llm_quota/keys/{id}/grant":   {http.MethodPost: grantKey},
-	"/llm_quota/keys/{id}/rotate":  {http.MethodPost: rotateKey},
-	"/llm_quota/groups":            {http.MethodGet: listGroups, http.MethodPost: createGroup},
-	"/llm_quota/groups/{id}":       {http.MethodGet: showGroup, http.MethodPatch: patchGroup, http.MethodDelete: deleteGroup},
-	"/llm_quota/groups/{id}/reset": {http.MethodPost: resetGroup},
-	"/llm_quota/groups/{id}/grant": {http.MethodPost: grantGroup},
-	"/llm_quota/usage":             {http.MethodGet: showUsage},
-	"/llm_quota/status":            {http.MethodGet: showStatus},
+	"/llm_quota":                     nil,
+	"/llm_quota/":                    nil,
+	"/llm_quota/keys":                {http.MethodGet: listKeys, http.MethodPost: createKeys},
+	"/llm_quota/keys/{id}":           {http.MethodGet: showKey, http.MethodPatch: patchKey, http.MethodDelete: deleteKey},
+	"/llm_quota/keys/{id}/reset":     {http.MethodPost: resetKey},
+	"/llm_quota/keys/{id}/grant":     {http.MethodPost: grantKey},
+	"/llm_quota/keys/{id}/rotate":    {http.MethodPost: rotateKey},
+	"/llm_quota/keys/{id}/explain":   {http.MethodGet: explainKey},
+	"/llm_quota/groups":              {http.MethodGet: listGroups, http.MethodPost: createGroup},
+	"/llm_quota/groups/{id}":         {http.MethodGet: showGroup, http.MethodPatch: patchGroup, http.MethodDelete: deleteGroup},
+	"/llm_quota/groups/{id}/reset":   {http.MethodPost: resetGroup},
+	"/llm_quota/groups/{id}/grant":   {http.MethodPost: grantGroup},
+	"/llm_quota/groups/{id}/explain": {http.MethodGet: explainGroup},
+	"/llm_quota/usage":               {http.MethodGet: showUsage},
+	"/llm_quota/status":              {http.MethodGet: showStatus},
+	"/llm_quota/verify":              {http.MethodGet: verify},
+	"/llm_quota/backup":              {http.MethodGet: backup},
 }
 
 // Routes returns the routes of the API.
@@ -77,17 +82,14 @@ type call struct {
 	r      *http.Request
 	gate   Gate
 	ledger *ledger.Ledger
+	author quota.Author // who asks
 	now    time.Time
 	query  url.Values
 }
 
 func (a API) handler(m methods) caddy.AdminHandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) error {
-		serve, err := m.find(w, r)
-		if err != nil {
-			return err
-		}
-		c := &call{w: w, r: r, now: time.Now()}
+		c := &call{w: w, r: r, author: authorOf(r), now: time.Now()}
 		if a.now != nil {
 			c.now = a.now()
 		}
@@ -95,14 +97,25 @@ func (a API) handler(m methods) caddy.AdminHandlerFunc {
 		if find == nil {
 			find = running
 		}
-		if c.gate, err = find(); err != nil {
-			return err
-		}
-		if c.ledger, err = c.gate.Ledger(); err != nil {
-			return fail(http.StatusServiceUnavailable, "opening the ledger: %w", err)
-		}
-		return answered(serve(c))
+		return m.answer(c, find)
 	}
+}
+
+// answer serves a call on the gate that find returns.
+func (m methods) answer(c *call, find func() (Gate, error)) error {
+	serve, err := m.find(c.w, c.r)
+	if err != nil {
+		return err
+	}
+	if c.gate, err = find(); err != nil {
+		return err
+	}
+	books, err := c.gate.Ledger()
+	if err != nil {
+		return fail(http.StatusServiceUnavailable, "opening the ledger: %w", err)
+	}
+	c.ledger = books.As(c.author)
+	return answered(serve(c))
 }
 
 // find returns the function that serves the request's method.

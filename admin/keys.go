@@ -162,8 +162,16 @@ func (c *call) answerID(id quota.ID) error {
 }
 
 func patchKey(c *call) error {
-	if err := c.params(); err != nil {
+	if err := c.params("carry"); err != nil {
 		return err
+	}
+	carry, err := c.flag("carry")
+	if err != nil {
+		return err
+	}
+	change := c.ledger.UpdateKey
+	if carry {
+		change = c.ledger.CarryKey
 	}
 	id, err := c.living(quota.KindKey)
 	if err != nil {
@@ -175,7 +183,7 @@ func patchKey(c *call) error {
 	}
 	// The edit runs while the directory is held, so that of two changes at the
 	// same time neither is lost.
-	k, err := c.ledger.UpdateKey(c.now, id, func(k *quota.Key) error {
+	k, err := change(c.now, id, func(k *quota.Key) error {
 		if err := c.matches(keyTag(k)); err != nil {
 			return err
 		}

@@ -279,10 +279,10 @@ type Verification struct {
 
 // Difference is a counter that is not what the ledger makes it.
 type Difference struct {
-	Account  quota.ID `json:"account"`
-	Counter  string   `json:"counter"`
-	Stored   int64    `json:"stored"`
-	Computed int64    `json:"computed"`
+	Account  Ref    `json:"account"` // null: the keys that are in no group
+	Counter  string `json:"counter"` // a limit, or a row of usage
+	Stored   int64  `json:"stored"`
+	Computed int64  `json:"computed"`
 }
 
 // Event is one line of the events stream.

@@ -48,30 +48,11 @@ func (l *Ledger) State(now time.Time, id quota.ID) (*State, error) {
 	if a.lastUsed != 0 {
 		s.LastUsed = stamp(time.Unix(0, a.lastUsed))
 	}
-	quotaWas, dayWas := a.quota, a.day
-	defer func() { a.quota, a.day = quotaWas, dayWas }()
-	if p.schedule != nil && over(a.quota.period, now) {
-		a.quota = quotaCounter{period: p.schedule.At(now)}
-	}
-	if over(a.day.period, now) {
-		a.day = dayCounter{period: p.day.At(now)}
-	}
+	defer a.asOf(now, p)()
 	for kind := range limitKinds {
-		c := a.state(kind, p, tick)
-		if c.max == none {
-			continue
+		if c := a.state(kind, p, tick); c.max != none {
+			s.Limits = append(s.Limits, a.limit(kind, c, now, tick))
 		}
-		v := LimitState{
-			Limit: kind.name(), Max: c.max, Used: c.used, Reserved: c.reserved,
-			Remaining: max(c.max-c.used-c.reserved, 0),
-		}
-		if kind == tokenQuota {
-			v.Granted = a.quota.granted
-		}
-		if v.Used > 0 || (kind != requestsPerMinute && kind != tokensPerMinute) {
-			v.ResetsAt = a.resetsAt(kind, now, tick).UTC()
-		}
-		s.Limits = append(s.Limits, v)
 	}
 	return s, nil
 }

@@ -179,16 +179,27 @@ func (p *Policy) Metadata(name string) string {
 // Check returns the refusal that the key itself demands, before any limit:
 // disabled, expired, or called from an address that it does not allow.
 func (p *Policy) Check(now time.Time, from netip.Addr) *quota.Refusal {
-	a := p.access
-	switch {
+	if p.access == nil {
+		return nil
+	}
+	if ref := p.CheckUsable(now); ref != nil {
+		return ref
+	}
+	if ips := p.access.ips; len(ips) > 0 && !contains(ips, from) {
+		return &quota.Refusal{Reason: quota.AddressNotAllowed, Account: p.ID, AccountName: p.Name}
+	}
+	return nil
+}
+
+// CheckUsable returns the refusal of a key that is disabled or expired.
+func (p *Policy) CheckUsable(now time.Time) *quota.Refusal {
+	switch a := p.access; {
 	case a == nil:
 		return nil
 	case a.disabled:
 		return &quota.Refusal{Reason: quota.DisabledKey, Account: p.ID, AccountName: p.Name}
 	case !a.expires.IsZero() && !now.Before(a.expires):
 		return &quota.Refusal{Reason: quota.ExpiredKey, Account: p.ID, AccountName: p.Name}
-	case len(a.ips) > 0 && !contains(a.ips, from):
-		return &quota.Refusal{Reason: quota.AddressNotAllowed, Account: p.ID, AccountName: p.Name}
 	}
 	return nil
 }

@@ -58,9 +58,13 @@ type Reservation struct {
 // for each other.
 func (r *Reservation) chain(a *Account, p *Policy) {
 	r.n = 0
+	first := 1
+	if a != nil && a.id.Kind() == quota.KindGroup {
+		first = 0
+	}
 	for a != nil && r.n < maxChain {
 		i := r.n
-		for ; i > 1 && r.accounts[i-1].id > a.id; i-- {
+		for ; i > first && r.accounts[i-1].id > a.id; i-- {
 			r.accounts[i], r.policies[i] = r.accounts[i-1], r.policies[i-1]
 		}
 		r.accounts[i], r.policies[i] = a, p
@@ -92,33 +96,14 @@ func (r *Reservation) unlock() {
 func (l *Ledger) Reserve(now time.Time, a *Account, c Call, r *Reservation) (*quota.Refusal, error) {
 	tick := l.tick(now)
 	now = l.wall(now)
-	for {
-		p, err := l.Policy(now, a)
-		if err != nil {
-			return nil, err
-		}
-		r.chain(a, p)
-		gone := r.lock()
-		early := r.early(now)
-		if !gone && !early {
-			break
-		}
-		r.unlock()
-		if early {
-			for i, a := range r.accounts[:r.n] {
-				l.align(now, a, r.policies[i])
-			}
-		}
-		if a, err = l.Account(now, a.id); err != nil {
-			return nil, err
-		}
+	if err := l.lockChain(now, a, r); err != nil {
+		return nil, err
 	}
+	a = r.accounts[0]
 	for i, a := range r.accounts[:r.n] {
 		l.turn(now, a, r.policies[i])
 	}
-	if c.Input == 0 {
-		c.Output, c.Least = 0, 0
-	}
+	c = c.normal()
 	hold := c.Input + c.Output
 	ease := l.easing()
 	ref, left := r.check(now, tick, c, ease)
@@ -143,6 +128,55 @@ func (l *Ledger) Reserve(now time.Time, a *Account, c Call, r *Reservation) (*qu
 		return nil, err
 	}
 	return l.reconsider(now, tick, c, r)
+}
+
+// lockChain locks the account and every group above it, with no period that
+// begins in the future.
+func (l *Ledger) lockChain(now time.Time, a *Account, r *Reservation) error {
+	for {
+		p, err := l.Policy(now, a)
+		if err != nil {
+			return err
+		}
+		r.chain(a, p)
+		gone := r.lock()
+		early := r.early(now)
+		if !gone && !early {
+			return nil
+		}
+		r.unlock()
+		if early {
+			for i, a := range r.accounts[:r.n] {
+				l.align(now, a, r.policies[i])
+			}
+		}
+		if a, err = l.Account(now, a.id); err != nil {
+			return err
+		}
+	}
+}
+
+// normal returns the call as limits see it: one that is charged no tokens holds
+// none.
+func (c Call) normal() Call {
+	if c.Input == 0 {
+		c.Output, c.Least = 0, 0
+	}
+	return c
+}
+
+// need returns how much of a limit must be left for the call to be admitted.
+// Of a limit on tokens it may be nothing.
+func (c *Call) need(kind limitKind) int64 {
+	if kind.tokens() {
+		return c.Input + c.Least
+	}
+	return 1
+}
+
+// fits tells whether need fits the limit. A limit of 0 admits nothing at all.
+func (s limitState) fits(need int64) bool {
+	return s.max > 0 && (need == 0 || s.used+s.reserved+need <= s.max)
 }
 
 // reconsider refuses a call during whose admission the store began to fail, if
@@ -181,14 +215,11 @@ func (r *Reservation) check(now time.Time, tick int64, c Call, ease ease) (worst
 			if s.max == none || ease.of(kind) == AllowOnError {
 				continue
 			}
-			need := int64(1)
-			if kind.tokens() {
-				if need = c.Input + c.Least; need == 0 && s.max > 0 {
-					continue
-				}
+			need := c.need(kind)
+			if need > 0 && kind.tokens() {
 				left = min(left, max(s.max-s.used-s.reserved, 0))
 			}
-			if s.used+s.reserved+need <= s.max && s.max > 0 {
+			if s.fits(need) {
 				continue
 			}
 			ref := a.refusal(kind, p, s, max(need, 1), now, tick)
