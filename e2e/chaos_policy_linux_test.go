@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // storePolicies are what on_store_error can say of a kind of limit.
@@ -52,7 +53,7 @@ func TestChaosStorePolicies(t *testing.T) {
 		loads[c.kind], all = l, append(all, l)
 	}
 	n := tally{faults: 1}
-	disk.fill(0)
+	disk.fill(time.Second)
 	// Somebody has to call, for the gate to find that it cannot write.
 	loads["none"].secret = "lq-secret-of-the-none-0"
 	loads["none"].some(1)
