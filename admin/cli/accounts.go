@@ -202,7 +202,7 @@ func (r *run) printState(e admin.Effective, s admin.State) {
 	}
 	if len(t.rows) > 0 {
 		r.printf("\n")
-		t.print(r.env, r.out)
+		t.print(r.env)
 	}
 }
 
@@ -215,7 +215,7 @@ func (r *run) facts(pairs ...string) {
 			t.row(cell{pairs[i], faint}, pairs[i+1])
 		}
 	}
-	t.print(r.env, r.out)
+	t.print(r.env)
 }
 
 // limitsText writes limits as settings.

@@ -17,11 +17,12 @@ import (
 const maxNewKeys = 10_000
 
 // applier carries a plan out. What it has done it undoes when something fails,
-// up to the deletions, which come last and cannot be undone.
+// up to the deletions, which come last and cannot be undone. A plan whose
+// deletions fail keeps those that were made.
 type applier struct {
 	*run
 	dir  *directory
-	undo []func(context.Context) error
+	undo []func(context.Context) error // empty: nothing is done, or all is undone
 	bar  *progress
 	// keep keeps the secrets of keys that were just made.
 	keep func(keys []admin.Key) error
@@ -33,7 +34,9 @@ func (a *applier) apply(p *plan) error {
 	}
 	for i, s := range p.deletes {
 		if err := a.delete(s); err != nil {
-			return fmt.Errorf("deleting %s (%d of %d deletions were made, and all else is done): %w", s.title(), i, len(p.deletes), err)
+			all := len(p.deletes)
+			p.deletes = p.deletes[:i]
+			return fmt.Errorf("deleting %s (%d of %d deletions were made, and all else is done): %w", s.title(), i, all, err)
 		}
 	}
 	return nil
@@ -75,6 +78,7 @@ func (a *applier) undone(why error) error {
 	if len(left) > 0 {
 		return fmt.Errorf("%w; undoing the changes before it: %w", why, errors.Join(left...))
 	}
+	a.undo = nil
 	return fmt.Errorf("%w; the changes before it are undone", why)
 }
 
@@ -184,10 +188,8 @@ func (a *applier) createKeys(steps []*step) error {
 
 func (a *applier) delete(s *step) error {
 	etag, err := a.current(s)
-	if s.kind == quota.KindGroup && err == nil {
-		// What was in it has been moved or deleted by now.
-		_, err = a.get(client.Request{Method: http.MethodDelete, Path: client.Path(s.kind, s.was.id.String()), IfMatch: etag}, nil)
-	} else if err == nil {
+	if err == nil {
+		// What was in a group has been moved or deleted by now.
 		_, err = a.get(client.Request{Method: http.MethodDelete, Path: client.Path(s.kind, s.was.id.String()), IfMatch: etag}, nil)
 	}
 	a.bar.add(1)

@@ -6,6 +6,10 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -42,7 +46,8 @@ func TestMain(m *testing.M) {
 // find it by default.
 type bench struct {
 	testing.TB
-	socket string // of the admin endpoint
+	socket string
+	admin  string // the address of the admin endpoint
 	store  string
 }
 
@@ -56,8 +61,9 @@ func benchWith(t testing.TB, options string) *bench {
 		t.Fatal(err)
 	}
 	b := &bench{TB: t, socket: filepath.Join(dir, "admin"), store: filepath.Join(dir, "store")}
+	b.admin = "unix/" + b.socket
 	was := caddy.DefaultAdminListen
-	caddy.DefaultAdminListen = "unix/" + b.socket
+	caddy.DefaultAdminListen = b.admin
 	t.Cleanup(func() {
 		caddy.DefaultAdminListen = was
 		if err := caddy.Stop(); err != nil {
@@ -82,7 +88,7 @@ func (b *bench) load(options string) {
 func (b *bench) loadApps(apps map[string]any) {
 	b.Helper()
 	config, err := json.Marshal(map[string]any{
-		"admin":   map[string]any{"listen": "unix/" + b.socket, "config": map[string]any{"persist": false}},
+		"admin":   map[string]any{"listen": b.admin, "config": map[string]any{"persist": false}},
 		"logging": map[string]any{"logs": map[string]any{"default": map[string]any{"level": "ERROR"}}},
 		"apps":    apps,
 	})
@@ -234,6 +240,7 @@ var masks = []struct {
 	{regexp.MustCompile(`lq_[0-9A-Za-z]{8}_[0-9A-Za-z]{38}`), "lq_secret"},
 	{regexp.MustCompile(`lq_[0-9A-Za-z]{8}`), "lq_xxxxxxxx"},
 	{regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d(:\d\d)?`), "<time>"},
+	{regexp.MustCompile(`\d{4}-\d\d-\d\d\b`), "<date>"},
 	{regexp.MustCompile(`\d\d:\d\d:\d\d`), "<time>"},
 	{regexp.MustCompile(`\b\d+[smhd] ago|\bin \d+[smhd]\b|\bnow\b`), "<when>"},
 	{regexp.MustCompile(`(?m)^( *[▁▂▃▄▅▆▇█]+  most)`), "<spark>  most"},
@@ -287,4 +294,29 @@ func (b *bench) background(ctx context.Context, command string) (*io.PipeReader,
 		done <- code
 	}()
 	return out, done
+}
+
+// spy lets f's commands come through a proxy that shows each request, which
+// may change it.
+func (b *bench) spy(see func(*http.Request), f func()) {
+	b.Helper()
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", b.socket)
+	}
+	proxy := httptest.NewServer(&httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			see(r.In)
+			r.Out.Header = r.In.Header.Clone()
+			r.Out.Header.Del("Origin") // it is the proxy's
+			r.Out.URL.Scheme, r.Out.URL.Host = "http", "127.0.0.1"
+			r.Out.Host = "127.0.0.1"
+		},
+		Transport:     &http.Transport{DialContext: dial, DisableKeepAlives: true},
+		FlushInterval: -1,
+	})
+	defer proxy.Close()
+	was := caddy.DefaultAdminListen
+	caddy.DefaultAdminListen = strings.TrimPrefix(proxy.URL, "http://")
+	defer func() { caddy.DefaultAdminListen = was }()
+	f()
 }

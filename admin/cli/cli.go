@@ -33,7 +33,7 @@ func Register(restore Restore) {
 // env is what commands have around them.
 type env struct {
 	in       io.Reader
-	out, err io.Writer
+	out, err *output
 	// asks tells whether somebody can be asked; shows whether somebody sees the
 	// progress of long work; colour whether the output may be coloured.
 	asks, shows, colour bool
@@ -46,7 +46,7 @@ type env struct {
 func system(restore Restore) *env {
 	in, out, err := terminal(os.Stdin), terminal(os.Stdout), terminal(os.Stderr)
 	return &env{
-		in: os.Stdin, out: os.Stdout, err: os.Stderr,
+		in: os.Stdin, out: &output{w: os.Stdout}, err: &output{w: os.Stderr},
 		asks: in && err, shows: err, colour: out && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb",
 		now: time.Now, actor: actor(), restore: restore,
 	}

@@ -93,5 +93,5 @@ func (r *run) printExplanation(x *admin.Explanation) {
 		t.row(titled(l.Account.Kind(), cmp.Or(l.Name, l.Account.String())), string(l.Limit), exactly(l.Max),
 			amount(l.Used), amount(l.Reserved), amount(l.Remaining), fits, resets)
 	}
-	t.print(r.env, r.out)
+	t.print(r.env)
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -59,7 +60,7 @@ func export(r *run, _ []string) error {
 	if err != nil {
 		return fmt.Errorf("exporting: %w", err)
 	}
-	dropNulls(root)
+	tidy(root)
 	if r.json {
 		return r.exportJSON(data)
 	}
@@ -83,9 +84,9 @@ func (r *run) exportJSON(data []byte) error {
 	return nil
 }
 
-// dropNulls takes fields away that are null, and gives texts that look like
-// something else their quotes.
-func dropNulls(n *yaml.Node) {
+// tidy takes fields away that are null, and quotes times of day, which old
+// readers of YAML take for numbers.
+func tidy(n *yaml.Node) {
 	if n.Kind == yaml.MappingNode {
 		kept := n.Content[:0]
 		for i := 0; i < len(n.Content); i += 2 {
@@ -95,7 +96,10 @@ func dropNulls(n *yaml.Node) {
 		}
 		n.Content = kept
 	}
+	if n.Tag == "!!str" && strings.Contains(n.Value, ":") {
+		n.Style = yaml.DoubleQuotedStyle
+	}
 	for _, c := range n.Content {
-		dropNulls(c)
+		tidy(c)
 	}
 }

@@ -29,11 +29,11 @@ type World struct {
 // Tree returns Caddy's command with ours below it.
 func (w *World) Tree() *cobra.Command {
 	e := &env{
-		in: strings.NewReader(w.In), out: &w.Out, err: &w.Err, asks: w.Asks, shows: w.Shows, colour: w.Colour,
+		in: strings.NewReader(w.In), out: &output{w: &w.Out}, err: &output{w: &w.Err}, asks: w.Asks, shows: w.Shows, colour: w.Colour,
 		now: func() time.Time { return time.Now().UTC() }, actor: w.Actor, restore: w.Restore,
 	}
 	if w.Stdout != nil {
-		e.out = w.Stdout
+		e.out.w = w.Stdout
 	}
 	if w.Now != nil {
 		e.now = w.Now

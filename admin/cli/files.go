@@ -13,6 +13,26 @@ import (
 	"github.com/dustin/go-humanize"
 )
 
+// output remembers that it could not be written to, so that what is printed in
+// many places is checked in one.
+type output struct {
+	w      io.Writer
+	failed error
+}
+
+// Write writes, and keeps the first error.
+func (o *output) Write(b []byte) (int, error) {
+	n, err := o.w.Write(b)
+	if o.failed == nil {
+		o.failed = err
+	}
+	return n, err
+}
+
+func (o *output) printf(format string, args ...any) {
+	fmt.Fprintf(o, format, args...) //nolint:errcheck // the error is kept
+}
+
 // input opens a file to be read or, for "-", the standard input. size is -1 if
 // it is not known.
 func (r *run) input(name string) (in io.ReadCloser, size int64, err error) {

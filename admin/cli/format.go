@@ -2,7 +2,6 @@ package cli
 
 import (
 	"fmt"
-	"io"
 	"math"
 	"slices"
 	"strconv"
@@ -55,7 +54,7 @@ func (t *table) row(values ...any) {
 }
 
 // print writes the table; nothing if it has no rows.
-func (t *table) print(e *env, w io.Writer) {
+func (t *table) print(e *env) {
 	if len(t.rows) == 0 {
 		return
 	}
@@ -88,7 +87,7 @@ func (t *table) print(e *env, w io.Writer) {
 				b.WriteString(e.styled(c.style, c.text) + pad)
 			}
 		}
-		fmt.Fprintln(w, strings.TrimRight(b.String(), " "))
+		e.out.printf("%s\n", strings.TrimRight(b.String(), " "))
 	}
 }
 

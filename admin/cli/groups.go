@@ -105,7 +105,7 @@ func listGroups(r *run, _ []string) error {
 		n, part := used(g.Effective, g.State)
 		t.row(g.Name, g.ID, r.name(quota.ID(g.Parent)), amount(g.Keys), quotaText(g.Quota), n, part, since(r.now(), g.LastUsedAt))
 	}
-	t.print(r.env, r.out)
+	t.print(r.env)
 	r.noteMore(p, "groups")
 	return nil
 }

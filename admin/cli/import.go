@@ -3,7 +3,6 @@ package cli
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -95,7 +94,7 @@ func runImport(r *run, args []string) error {
 			return r.printJSON(p.imported(true))
 		}
 		p.print(r)
-		r.notef("This would be done: %s.\n", p.summary())
+		r.notef("Not done: %s.\n", p.summary())
 		return nil
 	}
 	return r.carryOut(p, dir)
@@ -111,55 +110,68 @@ func (r *run) appZone() (string, error) {
 }
 
 // carryOut does what a plan says, and tells of it.
-func (r *run) carryOut(p *plan, dir *directory) (err error) {
-	result := p.imported(false)
-	keep := func(keys []admin.Key) error {
+func (r *run) carryOut(p *plan, dir *directory) error {
+	secrets := map[string]string{}
+	a := &applier{run: r, dir: dir, bar: &progress{r: r, what: "imported", total: int64(len(p.steps()))}}
+	a.keep = func(keys []admin.Key) error {
 		for i := range keys {
-			result.Secrets[keys[i].Name] = keys[i].Secret
-		}
-		return nil
-	}
-	out := r.out
-	if file := r.text("secrets-to"); file != "" && len(result.Keys.Created) > 0 {
-		f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-		if err != nil {
-			return fmt.Errorf("making the file for secrets: %w", err)
-		}
-		defer func() {
-			if err != nil {
-				err = errors.Join(err, os.Remove(file))
+			secrets[keys[i].Name] = keys[i].Secret
+			if !r.json {
+				r.printf("%s\n", secretLine(&keys[i]))
 			}
-		}()
-		defer f.Close()
-		out = f
+		}
+		return r.out.failed
 	}
-	if out != r.out || !r.json {
-		keep = func(keys []admin.Key) error { return writeSecrets(out, keys) }
+	var err error
+	if file := r.text("secrets-to"); file != "" && len(p.keys) > 0 {
+		err = a.applyWithFile(p, file)
+	} else {
+		err = a.apply(p)
 	}
-	a := &applier{run: r, dir: dir, keep: keep, bar: &progress{r: r, what: "imported", total: int64(len(p.steps()))}}
-	err = a.apply(p)
 	a.bar.end()
+	if r.json && (err == nil || len(a.undo) > 0) { // there may be secrets among it
+		result := p.imported(false)
+		result.Secrets = secrets
+		err = errors.Join(err, r.printJSON(result))
+	}
 	if err != nil {
 		return fmt.Errorf("importing: %w", err)
 	}
-	if r.json {
-		return r.printJSON(result)
+	if !r.json {
+		r.notef("Done: %s.\n", p.summary())
 	}
-	r.notef("This is done: %s.\n", p.summary())
 	return nil
 }
 
-// writeSecrets writes a line for each key. Names hold no tabs.
-func writeSecrets(w io.Writer, keys []admin.Key) error {
+// applyWithFile is apply with the secrets written to a new file.
+func (a *applier) applyWithFile(p *plan, name string) error {
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("making the file for secrets: %w", err)
+	}
+	a.keep = func(keys []admin.Key) error { return writeSecrets(f, keys) }
+	err = a.apply(p)
+	if closing := f.Close(); err == nil && closing != nil {
+		err = fmt.Errorf("writing secrets: %w", closing)
+	}
+	if err != nil && len(a.undo) == 0 { // none of its keys is there
+		err = errors.Join(err, os.Remove(name))
+	}
+	return err
+}
+
+// secretLine is a key with its secret. Names hold no tabs.
+func secretLine(k *admin.Key) string { return k.Name + "\t" + k.Secret }
+
+// writeSecrets writes a line for each key, so that it lasts.
+func writeSecrets(f *os.File, keys []admin.Key) error {
 	for i := range keys {
-		if _, err := fmt.Fprintf(w, "%s\t%s\n", keys[i].Name, keys[i].Secret); err != nil {
+		if _, err := f.WriteString(secretLine(&keys[i]) + "\n"); err != nil {
 			return fmt.Errorf("writing secrets: %w", err)
 		}
 	}
-	if f, is := w.(*os.File); is && f != os.Stdout {
-		if err := f.Sync(); err != nil {
-			return fmt.Errorf("writing secrets: %w", err)
-		}
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("writing secrets: %w", err)
 	}
 	return nil
 }

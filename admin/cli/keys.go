@@ -149,7 +149,7 @@ func listKeys(r *run, _ []string) error {
 		}
 		t.row(k.Name, k.ID, r.name(quota.ID(k.Group)), r.status(k), quotaShown, n, part, since(r.now(), k.LastUsedAt))
 	}
-	t.print(r.env, r.out)
+	t.print(r.env)
 	r.noteMore(p, "keys")
 	return nil
 }

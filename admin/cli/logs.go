@@ -73,7 +73,7 @@ func alerts(r *run, _ []string) error {
 		}
 		t.row(r.clock(a.Time), kindOf(a), who, string(a.Limit), at, n, most, told(a.Deliveries))
 	}
-	t.print(r.env, r.out)
+	t.print(r.env)
 	r.noteMore(p, "alerts")
 	return nil
 }
@@ -122,7 +122,7 @@ func audit(r *run, _ []string) error {
 		e := &all[i]
 		t.row(r.clock(e.Time), cmp.Or(e.Actor, "-"), e.Source, e.Action, objectOf(e), changeOf(e))
 	}
-	t.print(r.env, r.out)
+	t.print(r.env)
 	r.noteMore(p, "changes")
 	return nil
 }
@@ -137,35 +137,43 @@ func changeOf(e *admin.AuditEntry) string {
 	if json.Unmarshal(e.Before, &before) != nil || json.Unmarshal(e.After, &after) != nil || before == nil || after == nil {
 		return "" // made, or gone: the action says so
 	}
-	return strings.Join(differences("", before, after), ", ")
+	return strings.Join(differences(before, after), ", ")
 }
 
 // differences lists the fields that differ, those of objects one by one.
-func differences(path string, before, after map[string]json.RawMessage) (all []string) {
-	names := slices.Sorted(maps.Keys(before))
-	for _, name := range slices.Sorted(maps.Keys(after)) {
-		if _, both := before[name]; !both {
-			names = append(names, name)
+func differences(before, after map[string]json.RawMessage) (all []string) {
+	was, is := flat(before), flat(after)
+	paths := maps.Clone(was)
+	maps.Copy(paths, is)
+	for _, path := range slices.Sorted(maps.Keys(paths)) {
+		if was[path] != is[path] && path != "updated_at" {
+			all = append(all, fmt.Sprintf("%s: %s → %s", path, cmp.Or(was[path], "-"), cmp.Or(is[path], "-")))
 		}
-	}
-	for _, name := range names {
-		was, is := before[name], after[name]
-		if name == "updated_at" || bytes.Equal(was, is) {
-			continue
-		}
-		var inner [2]map[string]json.RawMessage
-		if json.Unmarshal(was, &inner[0]) == nil && json.Unmarshal(is, &inner[1]) == nil && inner[0] != nil && inner[1] != nil {
-			all = append(all, differences(path+name+".", inner[0], inner[1])...)
-			continue
-		}
-		all = append(all, fmt.Sprintf("%s%s: %s → %s", path, name, valueOf(was), valueOf(is)))
 	}
 	return all
 }
 
+// flat returns the values of an object by their paths, without those that are
+// null.
+func flat(object map[string]json.RawMessage) map[string]string {
+	all := map[string]string{}
+	for name, v := range object {
+		var inner map[string]json.RawMessage
+		if json.Unmarshal(v, &inner) == nil && inner != nil {
+			for path, text := range flat(inner) {
+				all[name+"."+path] = text
+			}
+		} else if text := valueOf(v); text != "" {
+			all[name] = text
+		}
+	}
+	return all
+}
+
+// valueOf writes a value in a line; "" is null.
 func valueOf(v json.RawMessage) string {
 	if len(v) == 0 || string(v) == "null" {
-		return "-"
+		return ""
 	}
 	var b bytes.Buffer
 	if json.Compact(&b, v) != nil {

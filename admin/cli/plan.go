@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/llm-quota/caddy-llm-quota/quota"
@@ -278,12 +279,13 @@ func (p *plan) print(r *run) {
 			r.printf("%s\n", r.styled(red, "- "+clean(s.title())))
 		case s.was == nil:
 			r.printf("%s\n", r.styled(green, "+ "+clean(s.title())))
-			for _, name := range s.changed {
-				r.printf("    %s: %s\n", name, clean(valueOf(s.after[name])))
+			settings := flat(s.after)
+			for _, path := range slices.Sorted(maps.Keys(settings)) {
+				r.printf("    %s: %s\n", clean(path), clean(settings[path]))
 			}
 		default:
 			r.printf("%s\n", r.styled(yellow, "~ "+clean(s.title())))
-			for _, line := range differences("", s.before, s.after) {
+			for _, line := range differences(s.before, s.after) {
 				r.printf("    %s\n", clean(line))
 			}
 		}
@@ -292,12 +294,25 @@ func (p *plan) print(r *run) {
 
 // summary tells in words what is done.
 func (p *plan) summary() string {
-	if len(p.steps()) == 0 {
-		return fmt.Sprintf("nothing to change, %d as they should be", p.unchanged)
+	var parts []string
+	for _, part := range []struct {
+		steps []*step
+		is    func(*step) bool
+		what  string
+	}{
+		{p.groups, func(s *step) bool { return s.was == nil }, "groups new"},
+		{p.keys, func(*step) bool { return true }, "keys new"},
+		{slices.Concat(p.groups, p.changes), func(s *step) bool { return s.was != nil }, "changed"},
+		{p.deletes, func(*step) bool { return true }, "deleted"},
+	} {
+		if n := count(part.steps, part.is); n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n, part.what))
+		}
 	}
-	made := count(p.groups, func(s *step) bool { return s.was == nil })
-	return fmt.Sprintf("%d groups and %d keys to make, %d to change, %d to delete, %d as they should be",
-		made, len(p.keys), len(p.groups)-made+len(p.changes), len(p.deletes), p.unchanged)
+	if len(parts) == 0 {
+		parts = []string{"nothing to change"}
+	}
+	return strings.Join(append(parts, fmt.Sprintf("%d as they should be", p.unchanged)), ", ")
 }
 
 func count(steps []*step, is func(*step) bool) (n int) {

@@ -111,6 +111,9 @@ func (e *env) start(c *cobra.Command, f func(*run, []string) error, args []strin
 		defer r.api.Close()
 		err = f(r, args)
 	}
+	if err == nil && e.out.failed != nil {
+		err = fmt.Errorf("writing the output: %w", e.out.failed)
+	}
 	if err == nil {
 		return nil
 	}
@@ -124,16 +127,16 @@ func (e *env) start(c *cobra.Command, f func(*run, []string) error, args []strin
 	if ctx.Err() != nil {
 		err = fmt.Errorf("interrupted: %w", err)
 	}
-	fmt.Fprintf(e.err, "Error: %s\n", clean(err.Error()))
+	e.err.printf("Error: %s\n", clean(err.Error()))
 	if hint := hintFor(err); hint != "" {
-		fmt.Fprintf(e.err, "Hint: %s\n", hint)
+		e.err.printf("Hint: %s\n", hint)
 	}
 	return errFailed
 }
 
 // misuse says that a command was not written rightly.
 func (e *env) misuse(c *cobra.Command, err error) error {
-	fmt.Fprintf(e.err, "Error: %s\nUsage: %s\nTry '%s --help'.\n", clean(err.Error()), c.UseLine(), c.CommandPath())
+	e.err.printf("Error: %s\nUsage: %s\nTry '%s --help'.\n", clean(err.Error()), c.UseLine(), c.CommandPath())
 	c.SilenceErrors, c.SilenceUsage = true, true
 	// Only so does Caddy's main learn of an exit code.
 	return caddycmd.WrapCommandFuncForCobra(func(caddycmd.Flags) (int, error) { return exitUsage, nil })(c, nil)
@@ -170,7 +173,7 @@ func (r *run) connect() error {
 
 // hintFor returns what helps against an error; "" if nothing is known.
 func hintFor(err error) string {
-	if un, is := errors.AsType[*client.Unreachable](err); is {
+	if un, is := errors.AsType[*client.UnreachableError](err); is {
 		text := "is Caddy running? Its admin endpoint was looked for at " + un.Address + "; --address or --config name another"
 		if errors.Is(err, os.ErrPermission) {
 			text = "this user may not use the socket"
@@ -208,10 +211,10 @@ func (r *run) get(q client.Request, v any) (*client.Answer, error) {
 	return a, nil
 }
 
-func (r *run) printf(format string, args ...any) { fmt.Fprintf(r.out, format, args...) }
+func (r *run) printf(format string, args ...any) { r.out.printf(format, args...) }
 
 // notef tells a person what no other program should read.
-func (r *run) notef(format string, args ...any) { fmt.Fprintf(r.err, format, args...) }
+func (r *run) notef(format string, args ...any) { r.err.printf(format, args...) }
 
 func (r *run) printJSON(v any) error {
 	enc := json.NewEncoder(r.out)

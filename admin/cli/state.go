@@ -8,6 +8,7 @@ import (
 
 	"github.com/llm-quota/caddy-llm-quota/admin"
 	"github.com/llm-quota/caddy-llm-quota/admin/client"
+	"github.com/llm-quota/caddy-llm-quota/quota"
 )
 
 func (e *env) addState(parent *cobra.Command) {
@@ -58,7 +59,7 @@ func showStatus(r *run, _ []string) error {
 	t.row("under way", plural(s.OpenReservations, "call"))
 	t.row("today", fmt.Sprintf("%s (%s failed), and %s refused", plural(s.Totals.Requests, "request"), amount(s.Totals.Failed), amount(s.Totals.Refused)))
 	t.row("", fmt.Sprintf("%s: %s of input, %s of output", plural(s.Totals.Total, "token"), amount(s.Totals.Input), amount(s.Totals.Output)))
-	t.print(r.env, r.out)
+	t.print(r.env)
 	return nil
 }
 
@@ -89,7 +90,7 @@ func (r *run) printVerification(v *admin.Verification) {
 	r.printf("%s: %s checked, %s\n\n", r.styled(red, "differences"), plural(int64(v.Checked), "counter"), plural(int64(len(v.Differences)), "difference"))
 	t := table{head: []string{"ACCOUNT", "NAME", "COUNTER", ">STORED", ">COMPUTED", ">DIFFERENCE"}}
 	for _, d := range v.Differences {
-		t.row(d.Account, r.name(d.Account), d.Counter, humanize.Comma(d.Stored), humanize.Comma(d.Computed), humanize.Comma(d.Stored-d.Computed))
+		t.row(d.Account, r.name(quota.ID(d.Account)), d.Counter, humanize.Comma(d.Stored), humanize.Comma(d.Computed), humanize.Comma(d.Stored-d.Computed))
 	}
-	t.print(r.env, r.out)
+	t.print(r.env)
 }

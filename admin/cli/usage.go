@@ -103,6 +103,9 @@ func (r *run) usageQuery() (url.Values, error) {
 	}
 	by, _ := r.flags.GetStringSlice("by")
 	for i, s := range by {
+		if !slices.Contains([]string{"model", "key", "group"}, s) {
+			return nil, misused("--by: %q is not model, key or group", s)
+		}
 		if i > 0 {
 			q.Set("by", q.Get("by")+","+s)
 		} else {
@@ -138,7 +141,8 @@ func (r *run) step(from, to string) string {
 		end = r.now()
 	}
 	const day = 24 * time.Hour
-	switch span, age := end.Sub(start), r.now().Sub(start); {
+	// The times are in whole seconds.
+	switch span, age := end.Sub(start)-time.Minute, r.now().Sub(start); {
 	case span <= 3*time.Hour && age < 2*day:
 		return "minute"
 	case span <= 3*day && age < 90*day:
@@ -167,6 +171,10 @@ func (r *run) printUsage(u *admin.Usage) {
 		"output", fmt.Sprintf("%s (%s reasoning)", amount(t.Output), amount(t.Reasoning)),
 	)
 	r.printSpark(u, zone, layout)
+	if t.Requests+t.Refused+t.Total == 0 {
+		r.notef("Nothing was used.\n")
+		return
+	}
 	r.printf("\n")
 	if by, _ := r.flags.GetStringSlice("by"); len(by) > 0 {
 		r.printBreakdown(u, by)
@@ -178,10 +186,7 @@ func (r *run) printUsage(u *admin.Usage) {
 			lines.row(append([]any{s.Start.In(zone).Format(layout)}, totalsRow(&s.Totals, t.Total)...)...)
 		}
 	}
-	lines.print(r.env, r.out)
-	if len(lines.rows) == 0 {
-		r.notef("Nothing was used.\n")
-	}
+	lines.print(r.env)
 }
 
 // sparkWidth is how many columns the line over time takes at most.
@@ -236,9 +241,9 @@ func (r *run) printBreakdown(u *admin.Usage, by []string) {
 		}
 		t.row(append(row, totalsRow(&l.Totals, u.Totals.Total)...)...)
 	}
-	t.print(r.env, r.out)
+	t.print(r.env)
 	if more > 0 {
-		r.notef("There are %d more: --top 0 shows them.\n", more)
+		r.notef("%d more: --top 0 shows them.\n", more)
 	}
 }
 

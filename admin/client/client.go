@@ -96,20 +96,20 @@ func (e *Error) Error() string {
 	return e.Message
 }
 
-// Unreachable says that no request got through.
-type Unreachable struct {
+// UnreachableError says that no request got through.
+type UnreachableError struct {
 	Address string
 	Err     error
 }
 
 // Error names the address and the reason.
-func (e *Unreachable) Error() string { return "reaching Caddy at " + e.Address + ": " + e.Err.Error() }
+func (e *UnreachableError) Error() string { return "reaching Caddy at " + e.Address + ": " + e.Err.Error() }
 
 // Unwrap returns the reason.
-func (e *Unreachable) Unwrap() error { return e.Err }
+func (e *UnreachableError) Unwrap() error { return e.Err }
 
 // Do makes a request. The error is *Error when the API refuses it and
-// *Unreachable when it did not get there.
+// *UnreachableError when it did not get there.
 func (c *Client) Do(ctx context.Context, r Request) (*Answer, error) {
 	resp, err := c.Open(ctx, r)
 	if err != nil {
@@ -134,7 +134,7 @@ func (c *Client) Open(ctx context.Context, r Request) (*http.Response, error) {
 		if outer, ok := errors.AsType[*url.Error](err); ok {
 			err = outer.Err // the URL says nothing that the address does not
 		}
-		return nil, &Unreachable{c.address, err}
+		return nil, &UnreachableError{c.address, err}
 	}
 	if resp.StatusCode >= http.StatusBadRequest {
 		defer resp.Body.Close()
