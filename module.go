@@ -26,6 +26,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/llm-quota/caddy-llm-quota/admin"
+	"github.com/llm-quota/caddy-llm-quota/admin/cli"
 	"github.com/llm-quota/caddy-llm-quota/dialect"
 	"github.com/llm-quota/caddy-llm-quota/limiter"
 	"github.com/llm-quota/caddy-llm-quota/quota"
@@ -41,6 +42,7 @@ func init() {
 	httpcaddyfile.RegisterGlobalOption("llm_quota", parseApp)
 	httpcaddyfile.RegisterHandlerDirective("llm_quota", parseHandler)
 	httpcaddyfile.RegisterDirectiveOrder("llm_quota", httpcaddyfile.After, "templates")
+	cli.Register(badger.Restore)
 }
 
 // App holds the keys, the groups and the ledger that all `llm_quota` handlers
