@@ -65,8 +65,8 @@ func TestArrows(t *testing.T) {
 		{"dialect", []string{"quota", "limiter"}, true, nil},
 		{"store", []string{"quota", "limiter", "store/storetest"}, true, nil},
 		{"admin", []string{"quota", "quota/ledger", "limiter"}, true, nil},
-		{"cmd", []string{"", "admin", "admin/cli", "admin/client", "dialect", "quota", "quota/ledger", "limiter", "store/badger", "store/redis"}, true, nil},
-		{"", []string{"admin", "admin/cli", "admin/client", "dialect", "quota", "quota/ledger", "limiter", "store/badger", "store/redis"}, true, nil},
+		{"cmd", []string{"", "admin", "admin/cli", "admin/client", "admin/dashboard", "dialect", "quota", "quota/ledger", "limiter", "store/badger", "store/redis"}, true, nil},
+		{"", []string{"admin", "admin/cli", "admin/client", "admin/dashboard", "dialect", "quota", "quota/ledger", "limiter", "store/badger", "store/redis"}, true, nil},
 	}
 	seen := map[string]bool{}
 	for _, p := range listPackages(t) {

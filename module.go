@@ -27,6 +27,7 @@ import (
 
 	"github.com/llm-quota/caddy-llm-quota/admin"
 	"github.com/llm-quota/caddy-llm-quota/admin/cli"
+	"github.com/llm-quota/caddy-llm-quota/admin/dashboard"
 	"github.com/llm-quota/caddy-llm-quota/dialect"
 	"github.com/llm-quota/caddy-llm-quota/limiter"
 	"github.com/llm-quota/caddy-llm-quota/quota"
@@ -42,6 +43,10 @@ func init() {
 	httpcaddyfile.RegisterGlobalOption("llm_quota", parseApp)
 	httpcaddyfile.RegisterHandlerDirective("llm_quota", parseHandler)
 	httpcaddyfile.RegisterDirectiveOrder("llm_quota", httpcaddyfile.After, "templates")
+	caddy.RegisterModule(new(dashboard.Handler))
+	httpcaddyfile.RegisterDirective("llm_quota_dashboard", dashboard.Parse)
+	// After authentication, and before llm_quota, which would ask for a key.
+	httpcaddyfile.RegisterDirectiveOrder("llm_quota_dashboard", httpcaddyfile.After, "templates")
 	cli.Register(badger.Restore)
 }
 

@@ -1,0 +1,85 @@
+// The page of one key.
+
+import {auditOf, explainCard, facts, history, limitsCard, metadataOf, refreshing, refusals} from '../account.js';
+import {edit, grant, move, remove, reset, rotate, setDisabled} from '../actions.js';
+import {path, request} from '../api.js';
+import {problem} from '../dialog.js';
+import {h, replace} from '../dom.js';
+import {when} from '../format.js';
+import {go, link, setTitle} from '../router.js';
+import {groupName, groups, mayChange} from '../state.js';
+import {rangePicker} from '../usage.js';
+import {statusOf} from './keys.js';
+
+export function keyPage({params, query, signal}) {
+	const head = h('div', {class: 'head'}, h('h1', null, 'Key'));
+	const now = h('div', {class: 'grid'}, h('section', {class: 'card wide'}), h('section', {class: 'card third'}));
+	const range = h('div', {class: 'head'});
+	const past = history({key: params.id}, 'model', 'Models', signal);
+	const el = h('div', null, head, now, range, h('div', {class: 'grid'}, past.els, refusals(params.id, signal), auditOf(params.id, signal), explainCard('keys', params.id)));
+
+	async function load() {
+		try {
+			const [{data}] = await Promise.all([request('GET', path('keys', params.id), {signal}), groups()]);
+			show(data);
+		} catch (err) {
+			if (signal.aborted) return;
+			if (err.status === 404) replace(el, h('div', {class: 'card empty'}, h('h2', null, 'There is no such key'), h('p', null, h('a', {href: link(['keys'])}, 'All keys'))));
+			else replace(now, problem(err, load));
+		}
+	}
+
+	function show(k) {
+		setTitle(k.name);
+		const [word, colour] = statusOf(k);
+		if (!head.contains(document.activeElement)) {
+			replace(head, h('div', null, h('nav', {class: 'crumbs', 'aria-label': 'You are here'}, h('a', {href: link(['keys'])}, 'Keys')), h('h1', null, k.name)),
+				h('span', {class: `tag ${colour}`}, word), k.source === 'config' && h('span', {class: 'tag'}, 'config'), h('span', {class: 'grow'}), mayChange() && !k.deleted_at && controls(k));
+		}
+		replace(now, k.source === 'config' && h('p', {class: 'note'}, 'This key is set by Caddy’s configuration, where its settings and secret are changed. It can be disabled, reset and granted tokens here.'),
+			limitsCard(k), h('section', {class: 'card third'}, h('header', null, h('h2', null, 'Settings')), facts([
+				['Group', k.group ? h('a', {href: link(['groups', k.group])}, groupName(k.group)) : 'None'],
+				['Secret', h('code', null, `${k.prefix}…`)],
+				['Models', k.models.length ? h('code', null, k.models.join(' ')) : 'All'],
+				['Addresses', k.allowed_ips.length ? h('code', null, k.allowed_ips.join(' ')) : 'All'],
+				['Expires', when(k.expires_at, 'never')],
+				['Alerts at', k.alert_at ? k.alert_at.map((p) => `${p} %`).join(', ') : 'The gate’s own thresholds'],
+				...metadataOf(k),
+				['Last used', when(k.last_used_at, 'never')],
+				['Created', when(k.created_at)],
+				['Changed', when(k.updated_at)],
+				k.deleted_at && ['Deleted', when(k.deleted_at)],
+				['ID', h('code', null, k.id)],
+			])));
+	}
+
+	function controls(k) {
+		const config = k.source === 'config';
+		const button = (label, run, blocked, cls) => h('button', {type: 'button', class: cls, disabled: Boolean(blocked), title: blocked || null, on: {click: run}}, label);
+		const there = config && 'This is set by the configuration, and changes there.';
+		return h('div', {class: 'toolbar'},
+			button('Edit', () => edit('keys', k.id, load).catch(failed), there, 'primary'),
+			button(k.disabled ? 'Enable' : 'Disable', () => setDisabled([k], !k.disabled, load)),
+			button('Grant', () => grant('keys', k, load), !k.state.quota && 'It has no token quota.'),
+			button('Reset', () => reset('keys', k, load)),
+			button('Move', () => move([k], load), there),
+			button('New secret', () => rotate(k, load), there),
+			button('Delete', () => remove('keys', k, () => go(['keys'])), there, 'danger'));
+	}
+
+	const failed = (err) => now.prepend(problem(err));
+
+	function update(next) {
+		replace(range, h('h2', null, 'History'), h('span', {class: 'grow'}), rangePicker(next));
+		query = next;
+		past.load(next);
+	}
+
+	load();
+	update(query);
+	refreshing(() => {
+		load();
+		if (!el.querySelector('.chart:focus-within')) past.load(query);
+	}, signal, (e) => (e.key === params.id && e.type !== 'admission') || e.change?.object === params.id);
+	return {el, update};
+}

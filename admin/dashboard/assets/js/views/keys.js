@@ -1,0 +1,161 @@
+// The list of keys, which the server searches and pages.
+
+import {quotaCell, refreshing} from '../account.js';
+import {create, move, setDisabled, tryLine} from '../actions.js';
+import {get} from '../api.js';
+import {problem} from '../dialog.js';
+import {debounce, h, replace} from '../dom.js';
+import {number, when} from '../format.js';
+import {adjust, again, go, link} from '../router.js';
+import {groupName, groups, known, mayChange, rooted} from '../state.js';
+import {sorted, table} from '../table.js';
+
+const sizes = [50, 100, 250, 1000];
+
+/** statusOf is what a key is, as a word and a colour. */
+export function statusOf(k) {
+	if (k.deleted_at) return ['deleted', 'bad'];
+	if (k.disabled) return ['disabled', 'warn'];
+	if (k.expires_at && new Date(k.expires_at) <= new Date()) return ['expired', 'warn'];
+	return ['active', 'good'];
+}
+
+const columns = [
+	{name: 'name', label: 'Name', head: true, sort: (k) => k.name, cell: (k) => [h('a', {href: link(['keys', k.id])}, k.name), k.source === 'config' && [' ', h('span', {class: 'tag', title: 'Set by Caddy’s configuration'}, 'config')]]},
+	{name: 'status', label: 'Status', sort: (k) => statusOf(k)[0], cell: (k) => h('span', {class: `tag ${statusOf(k)[1]}`}, statusOf(k)[0])},
+	{name: 'group', label: 'Group', sort: (k) => groupName(k.group), cell: (k) => (k.group ? h('a', {href: link(['groups', k.group])}, groupName(k.group)) : h('span', {class: 'muted'}, '–'))},
+	{name: 'quota', label: 'Quota', wide: true, sort: (k) => (k.state.quota ? k.state.quota.used / Math.max(1, k.state.quota.used + k.state.quota.remaining) : -1), cell: quotaCell},
+	{name: 'prefix', label: 'Secret', cell: (k) => h('code', null, `${k.prefix}…`)},
+	{name: 'used', label: 'Last used', sort: (k) => Date.parse(k.last_used_at || 0) || 0, cell: (k) => when(k.last_used_at, 'never')},
+	{name: 'created', label: 'Created', sort: (k) => Date.parse(k.created_at), cell: (k) => when(k.created_at)},
+];
+
+export function keys({query, signal}) {
+	let current = query;
+	let turn = 0;
+	let shown = [];
+	const chosen = new Map();
+	const search = h('input', {type: 'search', id: 'search', placeholder: 'Search name or prefix', 'aria-label': 'Search keys by name or prefix', value: query.get('q') || '',
+		on: {input: debounce(() => signal.aborted || adjust({q: search.value.trim(), cursor: '', page: ''}, {replace: true}), 200)}});
+	const status = h('select', {'aria-label': 'Status', on: {change: () => adjust({status: status.value, cursor: '', page: ''})}},
+		[['', 'All but deleted'], ['active', 'Active'], ['disabled', 'Disabled'], ['expired', 'Expired'], ['deleted', 'Deleted']].map(([v, t]) => h('option', {value: v}, t)));
+	const group = h('select', {'aria-label': 'Group', on: {change: () => adjust({group: group.value, cursor: '', page: ''})}}, h('option', {value: ''}, 'All groups'));
+	const bulk = h('div', {class: 'toolbar', hidden: true, role: 'group', 'aria-label': 'Chosen keys'});
+	const list = h('section', {class: 'card flush', 'aria-busy': 'true'}, h('div', {class: 'empty'}, 'Loading…'));
+	const el = h('div', null,
+		h('div', {class: 'head'}, h('h1', null, 'Keys'), h('span', {class: 'grow'}), search, group, status,
+			mayChange() && h('button', {type: 'button', class: 'primary', id: 'new', on: {click: () => create('keys', {group: current.get('group') || ''}, (k) => go(['keys', k.id]))}}, 'New key')),
+		bulk, list);
+
+	function controls() {
+		if (document.activeElement !== search) search.value = current.get('q') || '';
+		status.value = current.get('status') || '';
+		groups().then((all) => {
+			replace(group, h('option', {value: ''}, 'All groups'), rooted(all).map(({group: g, depth}) => h('option', {value: g.id}, '\u2003'.repeat(depth) + g.name)));
+			group.value = current.get('group') || '';
+		}, () => {});
+	}
+
+	async function load() {
+		const mine = ++turn;
+		const limit = sizes.includes(Number(current.get('limit'))) ? Number(current.get('limit')) : sizes[0];
+		list.setAttribute('aria-busy', 'true');
+		try {
+			const [answer] = await Promise.all([get('keys', {
+				limit, q: current.get('q'), group: current.get('group'), status: current.get('status'), cursor: current.get('cursor'),
+			}, signal), groups()]);
+			if (mine !== turn) return;
+			known(answer.keys);
+			show(answer, limit);
+		} catch (err) {
+			if (mine === turn && !signal.aborted) replace(list, h('div', {class: 'empty'}, problem(err, load)));
+		} finally {
+			if (mine === turn) list.removeAttribute('aria-busy');
+		}
+	}
+
+	function show(answer, limit) {
+		const page = Math.max(1, Number(current.get('page')) || 1);
+		const whole = !answer.next_cursor && !current.get('cursor');
+		const by = whole ? current.get('sort') || '' : '';
+		shown = sorted(answer.keys, columns, by);
+		for (const id of chosen.keys()) if (!shown.some((k) => k.id === id)) chosen.delete(id);
+		showBulk();
+		if (shown.length === 0) {
+			replace(list, none());
+			return;
+		}
+		const focus = document.activeElement?.closest('tr') && document.activeElement.getAttribute('href');
+		replace(list, table({
+			caption: whole ? `${number(shown.length)} ${shown.length === 1 ? 'key' : 'keys'}${by ? '' : ', newest first'}` : `Page ${number(page)}, ${number(shown.length)} keys, newest first`,
+			columns, rows: shown, pick: mayChange() && picking(),
+			sorting: {by, onSort: whole ? (sort) => adjust({sort}) : null, why: 'Only a list that fits on one page can be sorted: search for less, or show more on a page.'},
+		}), pager(answer, limit, page, whole));
+		if (focus) [...list.querySelectorAll('a')].find((a) => a.getAttribute('href') === focus)?.focus();
+	}
+
+	function pager(answer, limit, page, whole) {
+		const {path} = {path: ['keys']};
+		const to = (changes) => {
+			const q = new URLSearchParams(current);
+			for (const [n, v] of Object.entries(changes)) v ? q.set(n, v) : q.delete(n);
+			return link(path, q);
+		};
+		return h('nav', {class: 'pager', 'aria-label': 'Pages'},
+			current.get('cursor') && h('a', {class: 'button', href: to({cursor: '', page: ''})}, 'Newest'),
+			answer.next_cursor && h('a', {class: 'button', href: to({cursor: answer.next_cursor, page: page + 1})}, 'Older'),
+			h('span', {class: 'grow'}),
+			(!whole || shown.length > sizes[0]) && h('label', {class: 'inline'}, 'On a page', h('select', {value: String(limit), on: {change: (e) => adjust({limit: e.target.value === '50' ? '' : e.target.value, cursor: '', page: ''})}},
+				sizes.map((n) => h('option', {value: String(n)}, String(n))))));
+	}
+
+	function picking() {
+		const all = h('input', {type: 'checkbox', 'aria-label': 'Choose all on this page', on: {change: () => {
+			for (const k of shown) all.checked ? chosen.set(k.id, k) : chosen.delete(k.id);
+			for (const box of list.querySelectorAll('tbody input')) box.checked = all.checked;
+			showBulk();
+		}}});
+		all.checked = shown.length > 0 && shown.every((k) => chosen.has(k.id));
+		return {all, one: (k) => h('input', {type: 'checkbox', checked: chosen.has(k.id), 'aria-label': `Choose ${k.name}`, on: {change: (e) => {
+			e.target.checked ? chosen.set(k.id, k) : chosen.delete(k.id);
+			showBulk();
+		}}})};
+	}
+
+	function showBulk() {
+		bulk.hidden = chosen.size === 0;
+		if (bulk.hidden) return;
+		const picked = [...chosen.values()];
+		const api = picked.filter((k) => k.source !== 'config');
+		const done = () => {
+			chosen.clear();
+			load();
+		};
+		replace(bulk, h('strong', {role: 'status'}, `${picked.length} chosen`),
+			h('button', {type: 'button', disabled: api.length < picked.length, title: api.length < picked.length ? 'Keys of the configuration are moved there' : null, on: {click: () => move(picked, done)}}, 'Move…'),
+			h('button', {type: 'button', on: {click: () => setDisabled(picked, true, done)}}, 'Disable…'),
+			h('button', {type: 'button', on: {click: () => setDisabled(picked, false, done)}}, 'Enable…'),
+			h('button', {type: 'button', class: 'link', on: {click: () => {
+				chosen.clear();
+				load();
+			}}}, 'Choose none'));
+	}
+
+	function none() {
+		if (current.get('q') || current.get('group') || current.get('status') || current.get('cursor')) {
+			return h('div', {class: 'empty'}, h('h2', null, 'No key is like that'), h('p', null, h('a', {href: link(['keys'])}, 'Show all keys')));
+		}
+		return h('div', {class: 'empty'}, h('h2', null, 'No keys yet'), h('p', null, 'A key is what callers present to this gate. Its quota and limits hold from the first call.'),
+			mayChange() && h('button', {type: 'button', class: 'primary', on: {click: () => create('keys', {}, again)}}, 'Create the first key'), h('pre', null, tryLine('$KEY')));
+	}
+
+	function update(next) {
+		current = next;
+		controls();
+		load();
+	}
+
+	update(query);
+	refreshing(() => list.contains(document.activeElement) || chosen.size || load(), signal, (e) => e.type === 'settlement' || e.type === 'change');
+	return {el, update};
+}

@@ -1,0 +1,189 @@
+// The first page: how much was used, by whom, and what is near its end.
+
+import {limitLabel} from '../forms.js';
+import {nearest, refreshing} from '../account.js';
+import {create, csvLink, tryLine} from '../actions.js';
+import {get} from '../api.js';
+import {meter, ranking, spark, stacked} from '../chart.js';
+import {problem} from '../dialog.js';
+import {h, replace} from '../dom.js';
+import {compact, number, share, when} from '../format.js';
+import {adjust, go, link} from '../router.js';
+import {accountLink, groups, key, known, mayChange, onEvent} from '../state.js';
+import {axis, before, nameOf, rangeOf, rangePicker, stack, usage} from '../usage.js';
+
+const tiles = [
+	['total_tokens', 'Tokens'], ['requests', 'Requests'], ['refused', 'Refused'], ['failed', 'Failed'], ['estimated_tokens', 'Estimated tokens'],
+];
+const kinds = {model: 'Models', key: 'Keys', group: 'Groups'};
+
+export function overview({query, signal}) {
+	const tools = h('div', {class: 'toolbar'});
+	const hint = h('div');
+	const stats = h('dl', {class: 'stats', 'aria-live': 'polite'});
+	const charts = {
+		total_tokens: h('section', {class: 'card half'}), requests: h('section', {class: 'card half'}),
+	};
+	const tops = Object.fromEntries(Object.keys(kinds).map((k) => [k, h('section', {class: 'card third'})]));
+	const near = h('section', {class: 'card third'});
+	let current = query;
+	let loading = null;
+
+	blank();
+	const el = h('div', null,
+		h('div', {class: 'head'}, h('h1', null, 'Overview'), h('span', {class: 'grow'}), tools), hint, stats,
+		h('div', {class: 'grid'}, h('div'), charts.total_tokens, charts.requests, tops.key, tops.group, tops.model, near, refusalCard(signal), feedCard(signal)));
+
+	/** blank keeps the places of what is being loaded. */
+	function blank() {
+		replace(stats, tiles.map(([, label]) => h('div', {class: 'stat'}, h('dt', null, label), h('dd', {class: 'value'}, '–'), h('dd', {class: 'delta'}))));
+		for (const [metric, card] of Object.entries(charts)) replace(card, heading(metric), h('div', {class: 'chart'}, stacked({title: '', unit: '', report: {starts: [new Date()], step: 'hour', timeZone: 'UTC'}, series: []}).firstChild));
+		for (const [kind, card] of Object.entries(tops)) replace(card, h('header', null, h('h2', null, kinds[kind])));
+		replace(near, h('header', null, h('h2', null, 'Near their limits')));
+	}
+
+	function controls() {
+		const by = by_();
+		replace(tools, h('label', {class: 'inline'}, 'By', h('select', {value: by, on: {change: (e) => adjust({by: e.target.value === 'model' ? '' : e.target.value})}},
+			Object.keys(kinds).map((k) => h('option', {value: k}, k)))), rangePicker(current));
+	}
+
+	const by_ = () => (Object.hasOwn(kinds, current.get('by') || '') ? current.get('by') : 'model');
+
+	function load() {
+		loading ??= work().finally(() => (loading = null));
+		return loading;
+	}
+
+	async function work() {
+		const asked = current;
+		for (const card of [stats, ...Object.values(charts)]) card.setAttribute('aria-busy', 'true');
+		try {
+			const range = rangeOf(asked);
+			const by = by_();
+			const report = await usage(range, {by}, signal);
+			const past = usage(before(report), {}, signal).then((r) => r.totals, () => null);
+			const [tokens, requests] = await stack(report, by, ['total_tokens', 'requests'], {}, signal);
+			if (asked !== current) return;
+			showTotals(report, await past, range);
+			const ask = {from: report.from, to: report.to, step: report.step, by, time_zone: report.time_zone};
+			replace(charts.total_tokens, heading('total_tokens', ask), stacked({title: `Tokens over time, by ${by}`, unit: 'tokens', report: axis(report), series: tokens}));
+			replace(charts.requests, heading('requests'), stacked({title: `Requests over time, by ${by}`, unit: 'requests', report: axis(report), series: requests}));
+			await Promise.all([...Object.keys(kinds).map((k) => showTop(k, k === by ? report : null, range)), empty(report)]);
+		} catch (err) {
+			if (!signal.aborted) replace(charts.total_tokens, heading('total_tokens'), problem(err, load));
+		} finally {
+			for (const card of [stats, ...Object.values(charts)]) card.removeAttribute('aria-busy');
+		}
+		if (asked !== current) setTimeout(load);
+	}
+
+	function showTotals(report, past, range) {
+		replace(stats, tiles.map(([metric, label]) => {
+			const now = report.totals[metric];
+			return h('div', {class: 'stat'}, h('dt', null, label), h('dd', {class: 'value', title: number(now)}, compact(now)),
+				h('dd', {class: 'delta'}, delta(now, past?.[metric], range)), spark(report.series.map((s) => s.totals[metric])));
+		}));
+	}
+
+	async function showTop(kind, report, range) {
+		report ??= await usage(range, {by: kind}, signal);
+		const lines = report.breakdown.filter((l) => l.totals.total_tokens > 0 || l.totals.requests > 0).slice(0, 8);
+		const items = await Promise.all(lines.map(async (l) => ({
+			name: await nameOf(l), value: l.totals.total_tokens, href: l[kind] && kind !== 'model' ? accountLink(l[kind]) : null,
+		})));
+		replace(tops[kind], h('header', null, h('h2', null, `Top ${kinds[kind].toLowerCase()}`), h('span', {class: 'small'}, 'tokens')),
+			items.length ? ranking(items) : h('p', {class: 'muted'}, 'Nothing was used in this time.'));
+		if (kind === 'key') await showNear(report);
+	}
+
+	/** Groups, and of the keys those that are busy or new: all would be too many. */
+	async function showNear(byKey) {
+		const busy = byKey.breakdown.slice(0, 20).filter((l) => l.key).map((l) => key(l.key));
+		const {keys} = await get('keys', {limit: 50, status: 'active'}, signal);
+		known(keys);
+		const accounts = new Map([...(await groups()).values(), ...await Promise.all(busy), ...keys].filter((a) => a.state).map((a) => [a.id, a]));
+		const list = [...accounts.values()].map((account) => ({account, s: nearest(account)})).filter(({s}) => s && s.share > 0).sort((a, b) => b.s.share - a.s.share).slice(0, 8);
+		replace(near, h('header', null, h('h2', null, 'Near their limits'), h('span', {class: 'small', title: 'All groups, the 20 busiest keys and the 50 newest'}, 'groups, busy and new keys')),
+			list.length ? h('ol', {class: 'rank'}, list.map(({account, s}) => h('li', null,
+				h('a', {class: 'name', href: accountLink(account.id), title: account.name}, account.name),
+				h('span', {class: 'num'}, share(s.share)),
+				meter({used: s.used, held: s.reserved, max: s.max, label: `${limitLabel(s.name)} of ${account.name}`}),
+				h('span', {class: 'small muted'}, limitLabel(s.name)), h('span', {class: 'small muted num'}, s.resets_at && ['frees ', when(s.resets_at)])))) :
+				h('p', {class: 'muted'}, 'No limit is in use.'));
+	}
+
+	/** empty teaches the first step, where there are no keys or no calls yet. */
+	async function empty(report) {
+		if (report.totals.requests + report.totals.refused > 0) {
+			replace(hint);
+			return;
+		}
+		const {keys} = await get('keys', {limit: 1}, signal);
+		replace(hint, keys.length === 0 ? h('section', {class: 'card empty'}, h('h2', null, 'No keys yet'),
+			h('p', null, 'A key is what callers present to this gate. Its quota and limits hold from the first call.'),
+			mayChange() && h('button', {type: 'button', class: 'primary', on: {click: () => create('keys', {}, (k) => go(['keys', k.id]))}}, 'Create the first key'),
+			h('pre', null, tryLine('$KEY'))) :
+			h('p', {class: 'note'}, 'No calls in this time. Choose a longer one, or make a call with one of the ', h('a', {href: link(['keys'])}, 'keys'), '.'));
+	}
+
+	function update(next) {
+		current = next;
+		controls();
+		load();
+	}
+
+	update(query);
+	refreshing(() => {
+		for (const card of Object.values(charts)) if (card.contains(document.activeElement) || card.querySelector('details[open]')) return; // it is being read
+		load();
+	}, signal, (e) => e.type !== 'admission');
+	return {el, update};
+}
+
+function heading(metric, ask) {
+	return h('header', null, h('h2', null, metric === 'requests' ? 'Requests' : 'Tokens'), ask && csvLink(ask));
+}
+
+/** delta compares with the time before. */
+function delta(now, past, range) {
+	if (past === undefined || past === null) return '';
+	const name = range.name === 'own' ? 'the time before' : `the ${range.name} before`;
+	if (past === 0) return now === 0 ? `none in ${name} either` : `none in ${name}`;
+	const change = (now - past) / past;
+	const sign = change > 0 ? '▲' : change < 0 ? '▼' : '=';
+	return h('span', {title: `${number(past)} in ${name}`}, h('span', {'aria-hidden': 'true'}, sign, ' '), h('span', {class: 'hidden'}, change > 0 ? 'up ' : change < 0 ? 'down ' : ''), share(Math.abs(change)), ` on ${name}`);
+}
+
+/** refusalCard counts refusals by reason since the page is open. */
+function refusalCard(signal) {
+	const since = new Date().toISOString();
+	const reasons = new Map();
+	const body = h('div', null, h('p', {class: 'muted'}, 'None since this page was opened.'));
+	onEvent((e) => {
+		if (e.type !== 'refusal') return;
+		const reason = e.reason || 'unknown';
+		reasons.set(reason, (reasons.get(reason) || 0) + 1);
+		if (reasons.size > 50) reasons.delete(reasons.keys().next().value);
+		replace(body, ranking([...reasons].sort((a, b) => b[1] - a[1]).slice(0, 8).map(([name, value]) => ({name, value}))));
+	}, signal);
+	return h('section', {class: 'card third'}, h('header', null, h('h2', null, 'Refusals by reason'), h('span', {class: 'small'}, 'since ', when(since))), body);
+}
+
+/** feedCard shows calls as they end. */
+function feedCard(signal) {
+	const list = h('ol', {class: 'feed'});
+	const body = h('div', null, h('p', {class: 'muted'}, 'Calls appear here as they end.'));
+	onEvent(async (e) => {
+		if (e.type !== 'settlement' && e.type !== 'refusal') return;
+		let name = e.key || 'Unknown caller';
+		try {
+			if (e.key) ({name} = await key(e.key));
+		} catch { /* the ID will do */ }
+		if (!list.isConnected) replace(body, list);
+		list.prepend(h('li', null, h('span', {class: `tag ${e.type === 'refusal' ? 'bad' : ''}`}, e.type === 'refusal' ? 'refused' : compact(e.tokens)),
+			h('span', {class: 'name', title: name}, e.key ? h('a', {href: accountLink(e.key)}, name) : name), h('span', {class: 'muted', title: e.model}, e.model || e.reason || '')));
+		while (list.children.length > 30) list.lastChild.remove();
+	}, signal);
+	return h('section', {class: 'card third'}, h('header', null, h('h2', null, 'Live'), h('span', {class: 'small'}, 'tokens of each call')), body);
+}
