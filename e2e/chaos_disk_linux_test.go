@@ -161,7 +161,7 @@ func TestChaosDiskFull(t *testing.T) {
 	spent := &chaosLoad{chaosCall: chaosCall{url: g.url, model: "chaos-spent"}}
 	rate := &chaosLoad{chaosCall: chaosCall{url: g.url, model: "chaos-rate"}}
 	all := append(loads[:len(loads):len(loads)], spent, rate)
-	n := tally{rounds: int64(rounds)}
+	n, books := tally{rounds: int64(rounds)}, tally{}
 	for i := range rounds {
 		spent.secret, rate.secret = fmt.Sprintf("lq-secret-of-the-spent-%d", i), fmt.Sprintf("lq-secret-of-the-rate-%d", i)
 		g.healthy(true)
@@ -208,7 +208,7 @@ func TestChaosDiskFull(t *testing.T) {
 		}
 		stop()
 		n.add(exact(t, g.process, provider, all))
-		n.add(agree(t, g.process, "team", "load"))
+		books.add(agree(t, g.process, "team", "load"))
 		if i%2 == 0 {
 			g.kill()
 		} else {
@@ -216,10 +216,12 @@ func TestChaosDiskFull(t *testing.T) {
 		}
 		g.start()
 		n.add(exact(t, g.process, provider, all))
-		n.add(agree(t, g.process, "team", "load"))
+		books.add(agree(t, g.process, "team", "load"))
 	}
 	for _, l := range loads {
 		t.Log(l)
 	}
 	kept(t, "G8", n)
+	books.rounds, books.faults = n.rounds, n.faults
+	kept(t, "G3", books)
 }

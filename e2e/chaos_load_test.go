@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bufio"
+	"encoding/json"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -308,8 +309,9 @@ func (n *tally) add(more tally) {
 	n.doubled += more.doubled
 }
 
-// agree checks that the group has what its keys have spent in it, and nothing
-// is held for a call that is over.
+// agree checks that the group has what its keys have spent in it, that all
+// counters are what the history makes them, and that nothing is held for a call
+// that is over.
 func agree(t *testing.T, p *process, group string, keys ...string) (n tally) {
 	t.Helper()
 	var g keyObject
@@ -325,10 +327,26 @@ func agree(t *testing.T, p *process, group string, keys ...string) (n tally) {
 	n.add(diff(used, g.State.Quota.Used))
 	n.add(diff(shown, used))
 	n.leaked += g.State.Quota.Reserved
+	n.leaked += p.differences()
 	if n != (tally{}) {
 		t.Errorf("the group has %d used and %d reserved, its keys %d, the history %d", g.State.Quota.Used, g.State.Quota.Reserved, used, shown)
 	}
 	return n
+}
+
+// differences returns how many counters are not what the history makes them.
+func (p *process) differences() int64 {
+	p.t.Helper()
+	var verified struct {
+		OK          bool              `json:"ok"`
+		Checked     int               `json:"checked"`
+		Differences []json.RawMessage `json:"differences"`
+	}
+	p.api(http.MethodGet, "/verify", nil, &verified)
+	if !verified.OK || verified.Checked == 0 {
+		p.t.Errorf("of %d counters these differ from the history: %s", verified.Checked, verified.Differences)
+	}
+	return int64(len(verified.Differences))
 }
 
 // metric returns the sum of a metric's series, and how many there are.

@@ -82,7 +82,7 @@ func TestChaosReload(t *testing.T) {
 	streams.Wait()
 
 	n := exact(t, g.process, provider, append(gated, long))
-	n.add(agree(t, g.process, "team", "load"))
+	books := agree(t, g.process, "team", "load")
 	failed, dropped := [2]int64{}, [2]float64{}
 	for site, loads := range [][]*chaosLoad{gated, bare} {
 		for _, l := range loads {
@@ -104,7 +104,8 @@ func TestChaosReload(t *testing.T) {
 	}
 	n.rounds, n.faults = int64(rounds), int64(rounds)
 	kept(t, "G7", n)
-	kept(t, "G3", tally{rounds: 1, faults: int64(rounds)})
+	books.rounds, books.faults = n.rounds, n.faults
+	kept(t, "G3", books)
 }
 
 // load loads a configuration, as `caddy reload` does.

@@ -18,6 +18,7 @@ func TestChaosStop(t *testing.T) {
 	loads := chaosLoads(g, "lq-secret-of-the-load")
 	loads[1].wait = 30 * time.Millisecond
 	sum := tally{rounds: int64(rounds), faults: int64(rounds)}
+	books := sum
 	for range rounds {
 		stop := runAll(loads, 8)
 		time.Sleep(300 * time.Millisecond)
@@ -27,13 +28,13 @@ func TestChaosStop(t *testing.T) {
 		// A call that came when the gate was closing may find its connection
 		// closed; whatever the provider saw has ended well.
 		sum.add(exact(t, g.process, provider, loads))
-		sum.add(agree(t, g.process, "team", "load"))
+		books.add(agree(t, g.process, "team", "load"))
 	}
 	for _, l := range loads {
 		t.Log(l)
 	}
 	kept(t, "G4", sum)
-	kept(t, "G3", tally{rounds: int64(rounds), faults: int64(rounds)})
+	kept(t, "G3", books)
 }
 
 const stopKeys = `
@@ -62,6 +63,7 @@ func TestChaosStopAtOnce(t *testing.T) {
 	loads := chaosLoads(g, "lq-secret-of-the-load")
 	loads[1].wait = 50 * time.Millisecond
 	n := tally{rounds: int64(rounds), faults: int64(rounds)}
+	books := n
 	for range rounds {
 		stop := runAll(loads, 8)
 		time.Sleep(500 * time.Millisecond)
@@ -69,7 +71,7 @@ func TestChaosStopAtOnce(t *testing.T) {
 		stop()
 		g.start()
 		g.settled()
-		n.add(agree(t, g.process, "team", "load"))
+		books.add(agree(t, g.process, "team", "load"))
 	}
 	u := g.usage("")
 	var cut int64
@@ -87,6 +89,7 @@ func TestChaosStopAtOnce(t *testing.T) {
 	if cut == 0 {
 		t.Error("no call was cut off: the test proves nothing")
 	}
+	kept(t, "G3", books)
 	kept(t, "G4", n)
 	kept(t, "G6", tally{rounds: int64(rounds), faults: cut, lost: n.lost, doubled: n.doubled})
 }
