@@ -24,6 +24,7 @@ const (
 	StepMark     Step = "tables mark"
 	StepRedo     Step = "redo write" // durable when it is done
 	StepRedoDone Step = "redo remove"
+	StepSwap     Step = "files swap" // of damaged ones and restored ones
 )
 
 // step does one step on path. A nil Fault only does it.

@@ -76,7 +76,7 @@ func (h *healer) replaceHashKey(key []byte, cause error) error {
 	if exists(path) {
 		place, err := newPlace(h.dir, h.losses.now())
 		if err == nil {
-			err = putAway(path, place)
+			err = putAway(path, place, h.fault)
 		}
 		if err != nil {
 			return err

@@ -21,14 +21,14 @@ func isDamage(err error) bool {
 	return err != nil
 }
 
-// lostChanges is the error of tables that can be read, but lack changes that
-// were in them.
-type lostChanges struct {
+// lostChangesError says that tables can be read, but lack changes that were in
+// them.
+type lostChangesError struct {
 	text   string
 	commit uint64 // the last change that they have
 }
 
-func (e *lostChanges) Error() string { return e.text }
+func (e *lostChangesError) Error() string { return e.text }
 
 // healer puts a store in order whose tables are damaged.
 type healer struct {
@@ -36,6 +36,7 @@ type healer struct {
 	room   *room
 	losses *losses
 	log    func(format string, args ...any)
+	fault  Fault
 }
 
 // heal puts what is damaged away, and in its place what the newest snapshot
@@ -77,10 +78,10 @@ func (h *healer) heal(cause error, newerThan uint64, emptyElse bool) (done bool,
 	if err := writeFile(filepath.Join(stage, noteName), []byte(n.text(now))); err != nil {
 		return false, err
 	}
-	if err := decide(h.dir, now.UTC().Format(nameTime)); err != nil {
+	if err := decide(h.dir, now.UTC().Format(nameTime), h.fault); err != nil {
 		return false, err
 	}
-	return true, finishStages(h.dir)
+	return true, finishStages(h.dir, h.fault)
 }
 
 func restoredNote(n *note, at time.Time) {
@@ -242,7 +243,7 @@ func (h *healer) checkJournal() error {
 	}
 	place, err := newPlace(h.dir, h.losses.now())
 	if err == nil {
-		err = putAway(path, place)
+		err = putAway(path, place, h.fault)
 	}
 	if err != nil {
 		return err
@@ -255,7 +256,7 @@ func (h *healer) checkJournal() error {
 func (h *healer) putSegmentAway(path string, cause error) error {
 	place, err := newPlace(h.dir, h.losses.now())
 	if err == nil {
-		err = putAway(path, place)
+		err = putAway(path, place, h.fault)
 	}
 	if err == nil {
 		h.loseRecords(fmt.Sprintf("%s cannot be read and was put beside a note like this one: %v", path, cause))

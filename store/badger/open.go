@@ -93,10 +93,10 @@ func open(o Options) (*Store, error) {
 	}
 	defer unlock()
 	h := &healer{
-		dir: o.Dir, log: o.Logger, room: newRoom(o.Dir, o.Logger, o.free),
+		dir: o.Dir, log: o.Logger, fault: o.Fault, room: newRoom(o.Dir, o.Logger, o.free),
 		losses: &losses{dir: o.Dir, log: o.Logger, now: o.now},
 	}
-	if err := finishStages(o.Dir); err != nil {
+	if err := finishStages(o.Dir, o.Fault); err != nil {
 		return nil, err
 	}
 	if err := h.room.require(minOpen); err != nil {
@@ -106,7 +106,7 @@ func open(o Options) (*Store, error) {
 		return nil, err
 	}
 	s, err := openTables(&o, h, strict)
-	var lost *lostChanges
+	var lost *lostChangesError
 	switch {
 	case errors.As(err, &lost):
 		if _, err := h.heal(err, lost.commit, false); err != nil {
@@ -201,7 +201,7 @@ func (s *Store) prepare(h *healer, how manner) error {
 func (s *Store) compare(found bool, how manner) error {
 	t := s.tables
 	commit, _ := readMark(s.options.Dir)
-	var lost lostChanges
+	var lost lostChangesError
 	switch {
 	case how == healed:
 	case commit > t.meta.commit:

@@ -126,13 +126,30 @@ func appendOutcome(b []byte, o *quota.Outcome) []byte {
 // recordReader decodes records, one after the other, into the same Record.
 type recordReader struct {
 	record quota.Record
-	// models keeps the strings of the few models that return in record after
-	// record.
-	models map[string]string
+	models modelNames
 }
 
-// maxModels bounds recordReader.models.
+// modelNames keeps the strings of the few models that return in record after
+// record, and row after row.
+type modelNames map[string]string
+
+// maxModels bounds modelNames.
 const maxModels = 1024
+
+func (m *modelNames) name(b []byte) string {
+	if len(b) == 0 {
+		return ""
+	}
+	if s, ok := (*m)[string(b)]; ok {
+		return s
+	}
+	if *m == nil || len(*m) >= maxModels {
+		*m = make(modelNames)
+	}
+	s := string(b)
+	(*m)[s] = s
+	return s
+}
 
 // read decodes b. The record belongs to the reader and holds until the next
 // call.
@@ -177,7 +194,7 @@ func (d *recordReader) read(b []byte) (*quota.Record, error) {
 func (d *recordReader) readCaller(c *cursor, r *quota.Record) {
 	r.Key = quota.ID(c.uvarint())
 	r.Group = quota.ID(c.uvarint())
-	r.Model = d.model(c.bytes(c.uvarint()))
+	r.Model = d.models.name(c.bytes(c.uvarint()))
 }
 
 func (d *recordReader) readCall(c *cursor, r *quota.Record) {
@@ -215,21 +232,6 @@ func readOutcome(c *cursor, o *quota.Outcome) {
 		o.Later = string(later)
 		c.bad = c.bad || len(later) == 0 || len(later) > quota.MaxLater
 	}
-}
-
-func (d *recordReader) model(b []byte) string {
-	if len(b) == 0 {
-		return ""
-	}
-	if s, ok := d.models[string(b)]; ok {
-		return s
-	}
-	if d.models == nil || len(d.models) >= maxModels {
-		d.models = make(map[string]string)
-	}
-	s := string(b)
-	d.models[s] = s
-	return s
 }
 
 // cursor reads numbers from the front of b. After a failure it is bad and

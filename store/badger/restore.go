@@ -42,7 +42,7 @@ func restore(dir string, r io.Reader, room *room) (err error) {
 		_, _, err = build(stage, r, 0, 0, room, func(string, ...any) {})
 	}
 	if err == nil {
-		err = decide(dir, restoredTime)
+		err = decide(dir, restoredTime, nil)
 	}
 	if err != nil {
 		err = errors.Join(err, os.RemoveAll(stage))
@@ -51,7 +51,7 @@ func restore(dir string, r io.Reader, room *room) (err error) {
 		}
 		return err
 	}
-	if err := finishStages(dir); err != nil {
+	if err := finishStages(dir, nil); err != nil {
 		return fmt.Errorf("%w: the first start will go on with it", err)
 	}
 	return syncDir(filepath.Dir(filepath.Clean(dir)))

@@ -30,7 +30,8 @@ type stretch struct {
 	end int64
 }
 
-// Snapshot implements quota.Store. Close waits for snapshots to be closed.
+// Snapshot implements quota.Store. The store's Close waits for snapshots to be
+// closed; a backup that is being written ends with an error then.
 func (s *Store) Snapshot() (quota.Snapshot, error) {
 	sn, err := s.snapshot()
 	if err != nil {
@@ -39,33 +40,35 @@ func (s *Store) Snapshot() (quota.Snapshot, error) {
 	return sn, nil
 }
 
-func (s *Store) snapshot() (sn *snapshot, err error) {
+func (s *Store) snapshot() (*snapshot, error) {
 	if err := s.enter(); err != nil {
 		return nil, err
 	}
-	if err := s.journal.usable(); err != nil {
-		s.leave()
-		return nil, err
-	}
-	sn = &snapshot{s: s, created: s.options.now()}
+	sn := &snapshot{s: s, created: s.options.now()}
 	sn.closed = sync.OnceValue(sn.release)
-	defer func() {
-		if err != nil {
-			_ = sn.closed()
-		}
-	}()
-	t := s.tables
+	if err := sn.take(); err != nil {
+		return nil, errors.Join(err, sn.Close())
+	}
+	return sn, nil
+}
+
+// take takes what the store is now. No change is under way.
+func (sn *snapshot) take() (err error) {
+	if err := sn.s.journal.usable(); err != nil {
+		return err
+	}
+	t := sn.s.tables
 	if err := t.writing.lock(); err != nil {
-		return nil, err
+		return err
 	}
 	defer t.writing.unlock()
 	if err := t.settle(); err != nil {
-		return nil, err
+		return err
 	}
 	sn.meta = t.meta
 	sn.txn = t.db.NewTransaction(false)
-	sn.tail, sn.last, err = s.journal.view(sn.meta.base())
-	return sn, err
+	sn.tail, sn.last, err = sn.s.journal.view(sn.meta.base())
+	return err
 }
 
 // view opens the segments that hold records after base, and returns the last
@@ -186,6 +189,9 @@ func (sn *snapshot) write(iw *imageWriter) error {
 	it := sn.txn.NewIterator(badger.DefaultIteratorOptions)
 	defer it.Close()
 	for it.Rewind(); it.Valid(); it.Next() {
+		if sn.s.closing.Load() { // it waits for this to end
+			return quota.ErrClosed
+		}
 		item := it.Item()
 		if err := item.Value(func(b []byte) error { return iw.add(frameRows, item.Key(), b) }); err != nil {
 			return err

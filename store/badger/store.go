@@ -79,6 +79,8 @@ type Store struct {
 	users  int
 	closed bool
 	idle   chan struct{}
+
+	closing atomic.Bool // closed, for those who look often
 }
 
 // enter begins a use of the store, which leave ends.
@@ -186,6 +188,7 @@ func (s *Store) Close() error {
 		return quota.ErrClosed
 	}
 	s.closed = true
+	s.closing.Store(true)
 	if s.users == 0 {
 		close(s.idle)
 	}

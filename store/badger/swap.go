@@ -22,19 +22,23 @@ const (
 var swapped = [...]string{redoName, markName, tablesDir, journalDir, hashKeyName}
 
 // decide makes a finished stage one that will take its place.
-func decide(dir, time string) error {
+func decide(dir, time string, fault Fault) error {
 	if err := syncDir(filepath.Join(dir, stageTemp)); err != nil {
 		return err
 	}
-	if err := os.Rename(filepath.Join(dir, stageTemp), filepath.Join(dir, stagePrefix+time)); err != nil {
+	if err := fault.rename(filepath.Join(dir, stageTemp), filepath.Join(dir, stagePrefix+time)); err != nil {
 		return err
 	}
 	return syncDir(dir)
 }
 
+func (f Fault) rename(from, to string) error {
+	return f.step(StepSwap, to, func() error { return os.Rename(from, to) })
+}
+
 // finishStages brings into their place what was decided, and removes what was
 // not.
-func finishStages(dir string) error {
+func finishStages(dir string, fault Fault) error {
 	if err := os.RemoveAll(filepath.Join(dir, stageTemp)); err != nil {
 		return fmt.Errorf("removing what an earlier attempt has left: %w", err)
 	}
@@ -43,14 +47,14 @@ func finishStages(dir string) error {
 		return err
 	}
 	for _, stage := range stages {
-		if err := finishStage(dir, stage); err != nil {
+		if err := finishStage(dir, stage, fault); err != nil {
 			return fmt.Errorf("bringing restored files into their place: %w", err)
 		}
 	}
 	return nil
 }
 
-func finishStage(dir, stage string) error {
+func finishStage(dir, stage string, fault Fault) error {
 	place := filepath.Join(dir, damagedDir, strings.TrimPrefix(filepath.Base(stage), stagePrefix))
 	noted := exists(filepath.Join(stage, noteName))
 	for _, name := range swapped {
@@ -58,13 +62,13 @@ func finishStage(dir, stage string) error {
 		if !staged && !(noted && name == redoName) { // which belongs to the tables
 			continue
 		}
-		if err := putAway(filepath.Join(dir, name), place); err != nil {
+		if err := putAway(filepath.Join(dir, name), place, fault); err != nil {
 			return err
 		}
 		if !staged {
 			continue
 		}
-		if err := os.Rename(filepath.Join(stage, name), filepath.Join(dir, name)); err != nil {
+		if err := fault.rename(filepath.Join(stage, name), filepath.Join(dir, name)); err != nil {
 			return err
 		}
 	}
@@ -72,7 +76,7 @@ func finishStage(dir, stage string) error {
 		if err := os.MkdirAll(place, 0o700); err != nil {
 			return err
 		}
-		if err := os.Rename(filepath.Join(stage, noteName), filepath.Join(place, noteName)); err != nil {
+		if err := fault.rename(filepath.Join(stage, noteName), filepath.Join(place, noteName)); err != nil {
 			return err
 		}
 		if err := errors.Join(syncDir(place), syncDir(filepath.Join(dir, damagedDir))); err != nil {
@@ -83,14 +87,14 @@ func finishStage(dir, stage string) error {
 }
 
 // putAway moves a file or directory, if it exists, into another directory.
-func putAway(path, place string) error {
+func putAway(path, place string, fault Fault) error {
 	if !exists(path) {
 		return nil
 	}
 	if err := os.MkdirAll(place, 0o700); err != nil {
 		return err
 	}
-	return os.Rename(path, filepath.Join(place, filepath.Base(path)))
+	return fault.rename(path, filepath.Join(place, filepath.Base(path)))
 }
 
 func exists(path string) bool {

@@ -58,7 +58,7 @@ func rowsOf(s *quota.Slot) [][]byte {
 }
 
 // decodeSlot reads a row's key into slot.
-func decodeSlot(b []byte, slot *quota.Slot) {
+func decodeSlot(b []byte, slot *quota.Slot, models *modelNames) {
 	rest := b[sumsStart:]
 	slot.Key, slot.Account = 0, 0
 	switch b[0] {
@@ -76,9 +76,7 @@ func decodeSlot(b []byte, slot *quota.Slot) {
 		return
 	}
 	slot.Group = quota.ID(binary.BigEndian.Uint64(rest[8:]))
-	if model := rest[16:]; string(model) != slot.Model { // neighbours often share it
-		slot.Model = string(model)
-	}
+	slot.Model = models.name(rest[16:])
 }
 
 // totalsInts lists the fields of t in their order on disk.
@@ -189,13 +187,12 @@ func scanUsage(txn *badger.Txn, opts badger.IteratorOptions, prefix []byte, from
 	opts.Prefix = prefix
 	it := txn.NewIterator(opts)
 	defer it.Close()
-	var row quota.Row
+	var r rowReader
 	for it.Seek(binary.BigEndian.AppendUint64(prefix, startBits(from))); it.Valid(); it.Next() {
-		decodeSlot(it.Item().Key(), &row.Slot)
-		if row.Start >= to {
+		if r.slot(it.Item()).Start >= to {
 			return nil
 		}
-		if err := yieldRow(it.Item(), &row, fn); err != nil {
+		if err := r.yield(it.Item(), fn); err != nil {
 			return err
 		}
 	}
@@ -209,20 +206,20 @@ func scanKeys(txn *badger.Txn, q quota.RowQuery, fn func(*quota.Row) error) erro
 	opts.PrefetchValues = false // most rows seen are jumped over
 	it := txn.NewIterator(opts)
 	defer it.Close()
-	var row quota.Row
+	var r rowReader
 	it.Seek(opts.Prefix)
 	for it.Valid() {
-		decodeSlot(it.Item().Key(), &row.Slot)
+		slot := r.slot(it.Item())
 		switch {
-		case row.Start < q.From:
-			it.Seek(binary.BigEndian.AppendUint64(ownerKey(tableUsage, q.Step, row.Key), startBits(q.From)))
-		case row.Start >= q.To:
-			if row.Key+1 == 0 {
+		case slot.Start < q.From:
+			it.Seek(binary.BigEndian.AppendUint64(ownerKey(tableUsage, q.Step, slot.Key), startBits(q.From)))
+		case slot.Start >= q.To:
+			if slot.Key+1 == 0 {
 				return nil
 			}
-			it.Seek(ownerKey(tableUsage, q.Step, row.Key+1))
+			it.Seek(ownerKey(tableUsage, q.Step, slot.Key+1))
 		default:
-			if err := yieldRow(it.Item(), &row, fn); err != nil {
+			if err := r.yield(it.Item(), fn); err != nil {
 				return err
 			}
 			it.Next()
@@ -231,14 +228,29 @@ func scanKeys(txn *badger.Txn, q quota.RowQuery, fn func(*quota.Row) error) erro
 	return nil
 }
 
-func yieldRow(item *badger.Item, row *quota.Row, fn func(*quota.Row) error) error {
-	err := item.Value(func(b []byte) error { return decodeTotals(b, &row.Totals) })
-	if err != nil {
+// rowReader reads rows, one after the other.
+type rowReader struct {
+	row    quota.Row
+	given  quota.Row // so that fn cannot disturb the scan
+	models modelNames
+}
+
+// slot reads a row's key. What it returns holds until the next call.
+func (r *rowReader) slot(item *badger.Item) *quota.Slot {
+	decodeSlot(item.Key(), &r.row.Slot, &r.models)
+	return &r.row.Slot
+}
+
+// yield calls fn with the row whose key was read last.
+func (r *rowReader) yield(item *badger.Item, fn func(*quota.Row) error) error {
+	r.given.Slot = r.row.Slot
+	if err := item.Value(r.totals); err != nil {
 		return fmt.Errorf("reading row %x: %w", item.Key(), err)
 	}
-	given := *row // so that fn cannot disturb the scan
-	return fn(&given)
+	return fn(&r.given)
 }
+
+func (r *rowReader) totals(b []byte) error { return decodeTotals(b, &r.given.Totals) }
 
 // pruneBatch is how many rows are dropped in one transaction.
 const pruneBatch = 4000
@@ -332,10 +344,10 @@ func (t *tables) prunable(prefix, from []byte, before int64) (c change, next []b
 	it := txn.NewIterator(opts)
 	defer it.Close()
 	var slot quota.Slot
+	var models modelNames
 	it.Seek(from)
 	for it.Valid() {
-		key := it.Item().Key()
-		decodeSlot(key, &slot)
+		decodeSlot(it.Item().Key(), &slot, &models)
 		switch {
 		case slot.Start < before:
 			if len(c) == pruneBatch {
