@@ -116,8 +116,8 @@ func TestArrows(t *testing.T) {
 func TestRootDirectory(t *testing.T) {
 	known := []string{
 		"module.go", "caddyfile.go",
-		"limiter", "quota", "dialect", "store", "admin", "cmd", "testdata", "e2e",
-		"Caddyfile.example", "README.md", "go.mod", "go.sum", "Makefile", "LICENSE", "CHANGELOG.md", ".golangci.yml", ".ci", ".gitignore",
+		"limiter", "quota", "dialect", "store", "admin", "cmd", "testdata", "e2e", "grafana",
+		"Caddyfile.example", "README.md", "SECURITY.md", "go.mod", "go.sum", "Makefile", "LICENSE", "CHANGELOG.md", ".golangci.yml", ".ci", ".gitignore",
 	}
 	var there []string
 	ctx, cancel := context.WithTimeout(t.Context(), patience)

@@ -41,6 +41,14 @@ var (
 	}, []string{"op"})
 )
 
+// Failures are shown as 0 before the first one, which would otherwise not be
+// seen as an increase.
+func init() {
+	for _, op := range []string{"journal", "checkpoint", "sync", "guard", "align", "sweep", "configure"} {
+		storeErrorsTotal.WithLabelValues(op)
+	}
+}
+
 // RegisterMetrics adds the metrics to the registry of a configuration.
 func RegisterMetrics(reg *prometheus.Registry) error {
 	for _, c := range []prometheus.Collector{
