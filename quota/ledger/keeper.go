@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -12,8 +13,9 @@ import (
 // overlap, and does what is due once a second.
 type Keeper struct {
 	*Ledger
-	quit chan struct{}
-	done sync.WaitGroup
+	quit   chan struct{}
+	done   sync.WaitGroup
+	saving atomic.Bool // a snapshot is being saved
 
 	mu      sync.Mutex
 	applied []applied // the newest last
@@ -49,6 +51,7 @@ func (k *Keeper) run(every time.Duration) {
 		case now := <-tick.C:
 			k.try("checkpoint", k.Tick, now)
 			k.try("guard", k.examine, now)
+			k.save(now)
 		case now := <-sync:
 			k.try("sync", k.Sync, now)
 		}
@@ -66,6 +69,30 @@ func (k *Keeper) try(op string, do func(time.Time) error, now time.Time) {
 	if err := do(now); err != nil {
 		k.failed(op, err)
 	}
+}
+
+// save saves a snapshot of the store when it is time for one. That may take
+// long, and nothing else waits for it but Close. The store is no worse for a
+// snapshot that fails: it is reported, and tried again later.
+func (k *Keeper) save(now time.Time) {
+	if !k.store.SnapshotDue(now) || !k.saving.CompareAndSwap(false, true) {
+		return
+	}
+	k.done.Go(func() {
+		defer k.saving.Store(false)
+		defer func() {
+			if p := recover(); p != nil {
+				k.report("snapshot", fmt.Errorf("panic: %v", p))
+			}
+		}()
+		snap, err := k.Snapshot(now)
+		if err == nil {
+			err = errors.Join(snap.Save(now), snap.Close())
+		}
+		if err != nil {
+			k.report("snapshot", err)
+		}
+	})
 }
 
 // Apply makes c, which Resolve returned, the configuration that holds.
