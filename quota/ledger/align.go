@@ -54,7 +54,7 @@ func (a *Account) compare(now time.Time, p *Policy) alignment {
 		resumed := old != nil && old.schedule == nil // it was without a quota, and its period stood still
 		want.newQuota = a.outdated(a.quota.period, want.quota, p.schedule, now) || resumed && a.quota.period != want.quota
 	}
-	if a.lastUsed == 0 { // nothing to look up, and nothing worth a line in the journal
+	if a.lastUsed == 0 && a.quota.granted == 0 { // nothing to look up, and nothing worth a line in the journal
 		if want.newDay {
 			a.day.period = want.day
 		}
@@ -124,8 +124,10 @@ func (l *Ledger) alignOnce(now time.Time, a *Account, p *Policy) bool {
 	}
 	if want.newDay {
 		a.alignDay(want, past)
-		l.setDayTokens(now, a)
+		// In this order: if a power loss takes the second, which says the day, all
+		// is looked up again.
 		l.setDayRequests(now, a)
+		l.setDayTokens(now, a)
 	}
 	return true
 }
@@ -136,7 +138,7 @@ func (a *Account) alignQuota(now time.Time, want alignment, happened *past) {
 	q := &a.quota
 	if over(q.period, now) { // nothing of it goes on
 		q.granted = 0
-		if want.keep {
+		if want.keep && seconds(a.lastUsed) < q.period.End { // else it was without a quota meanwhile, and has counted on
 			q.used = 0
 		}
 	}

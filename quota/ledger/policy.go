@@ -317,7 +317,7 @@ func (l *Ledger) adopt(now time.Time, a *Account, key *quota.Key, group *quota.G
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", a.id, err)
 	}
-	l.align(now, a, p)
+	l.align(l.glance(now), a, p) // which does not lead back to a period before the present one
 	if a.policy.Swap(p) != nil { // a limit that was lowered may be used up to a threshold
 		l.dirtyMu.Lock()
 		l.uninspected = append(l.uninspected, a)

@@ -116,6 +116,7 @@ func (l *Ledger) replayed(id quota.ID, seq uint64, tick int64) (*Account, error)
 		var c quota.Counters
 		if err := l.store.Counters(id, &c); err == nil {
 			a.restore(&c, tick)
+			l.saw(c.LastUsed, time.Unix(0, tick)) // at a start both clocks are one
 		} else if !errors.Is(err, quota.ErrNotFound) {
 			return nil, fmt.Errorf("reading the counters of %s: %w", id, err)
 		}
@@ -193,9 +194,6 @@ func (a *Account) assign(r *quota.Record) {
 		}
 		a.quota.number, a.quota.used, a.quota.offset, a.quota.period = r.Number, r.Amount, r.Offset, r.Period
 	case quota.TokensPerDay:
-		if d.period != r.Period && a.lastUsed != 0 {
-			d.requestsOffset = quota.OffsetUnknown // the next record says
-		}
 		d.number, d.tokens, d.tokensOffset, d.period = r.Number, r.Amount, r.Offset, r.Period
 	case quota.RequestsPerDay:
 		d.requests, d.requestsOffset = r.Amount, r.Offset

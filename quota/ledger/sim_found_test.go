@@ -140,3 +140,136 @@ func TestEndedPeriodEnds(t *testing.T) {
 		defer l.store.Close()
 	}
 }
+
+// TestGrantOutlivesNoPeriod changes the schedule of a key that has a grant but
+// was never used, and lets it be read again in the next period.
+func TestGrantOutlivesNoPeriod(t *testing.T) {
+	now := time.Date(2026, 12, 30, 12, 0, 0, 0, time.UTC)
+	l := newLedger(t, now)
+	weekly := quota.KeyRules{Quota: &quota.Quota{Tokens: quota.At(100), Reset: quota.ResetWeekly}}
+	made, err := l.CreateKeys(now, []NewKey{{Name: "key", KeyRules: weekly}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := made[0].Key.ID
+	if err := l.Grant(now, id, 50); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Checkpoint(now); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.UpdateKey(now, id, func(k *quota.Key) error {
+		k.Quota = &quota.Quota{Tokens: quota.At(100), Reset: quota.ResetMonthly}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if u := used(t, l, now, id); u.Max != 150 {
+		t.Errorf("the limit is %d in the period of the grant, want 150", u.Max)
+	}
+	now = time.Date(2027, 1, 2, 12, 0, 0, 0, time.UTC) // a new month in the old week
+	if err := l.Checkpoint(now); err != nil {
+		t.Fatal(err)
+	}
+	l.evict(now)
+	if u := used(t, l, now, id); u.Max != 100 {
+		t.Errorf("the limit is %d in the next period, want 100", u.Max)
+	}
+}
+
+// TestSetBackOverAStart sets the clock back by a few seconds while the process
+// is down, from one day to the one before: what was used in the new day counts.
+func TestSetBackOverAStart(t *testing.T) {
+	midnight := time.Date(2026, 5, 20, 0, 0, 0, 0, time.UTC)
+	for name, checkpoint := range map[string]bool{"from the journal": false, "from the tables": true} {
+		t.Run(name, func(t *testing.T) {
+			dir, now := t.TempDir(), midnight.Add(5*time.Second)
+			l := openLedger(t, dir, now)
+			a, _ := makeKey(t, l, midnight.Add(-time.Hour), 0, quota.Limits{TokensPerDay: quota.At(100)}, 1000)
+			for _, at := range []time.Time{midnight.Add(-time.Hour), now} {
+				if err := l.Settle(at, reserve(t, l, at, a, 40), quota.Outcome{Tokens: quota.Tokens{Input: 40}}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if checkpoint {
+				if err := l.Checkpoint(now); err != nil {
+					t.Fatal(err)
+				}
+			}
+			dir = crashCopy(t, dir, t.TempDir())
+			l.store.Close()
+			now = midnight.Add(-5 * time.Second)
+			l = openLedger(t, dir, now)
+			defer l.store.Close()
+			for _, at := range []time.Time{now, midnight.Add(time.Minute)} {
+				s, err := l.State(at, a.ID())
+				if err != nil {
+					t.Fatal(err)
+				}
+				if u := s.Limits[1]; u.Used < 40 || !u.ResetsAt.Equal(midnight.AddDate(0, 0, 1)) {
+					t.Errorf("at %v: %+v; want 40 used of the new day", at, u)
+				}
+			}
+		})
+	}
+}
+
+// TestTornDay cuts the journal between the two records that say what was used in
+// a day that was looked up.
+func TestTornDay(t *testing.T) {
+	now := time.Date(2026, 5, 20, 12, 0, 0, 0, time.UTC)
+	dir, cut := t.TempDir(), ""
+	l, h := openHook(t, dir, now)
+	defer l.store.Close()
+	limits := quota.Limits{TokensPerDay: quota.At(1000), RequestsPerDay: quota.At(10)}
+	made, err := l.CreateKeys(now, []NewKey{{Name: "key", KeyRules: quota.KeyRules{Limits: limits}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := l.Account(now, made[0].Key.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// In Tokyo the day began at 15:00: it has the first call, and that of UTC both.
+	for _, at := range []time.Time{now.Add(-11 * time.Hour), now.Add(4 * time.Hour)} {
+		if err := l.Settle(at, reserve(t, l, at, a, 70), quota.Outcome{Tokens: quota.Tokens{Input: 70}}); err != nil {
+			t.Fatal(err)
+		}
+		now = at
+	}
+	h.after = func(r *quota.Record) {
+		if r.Kind == quota.RecordSet && cut == "" {
+			if err := h.Store.Flush(r.Seq); err != nil {
+				t.Error(err)
+			}
+			cut = crashCopy(t, dir, t.TempDir())
+		}
+	}
+	if err := l.Configure(now, &Config{Zone: "Asia/Tokyo"}); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := l.State(now, a.ID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cut == "" {
+		t.Fatal("nothing was looked up")
+	}
+	torn, _ := openHook(t, cut, now)
+	defer torn.store.Close()
+	if err := torn.Configure(now, &Config{Zone: "Asia/Tokyo"}); err != nil {
+		t.Fatal(err)
+	}
+	s, err := torn.State(now, a.ID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, l := range whole.Limits {
+		if s.Limits[i] != l {
+			t.Errorf("after the crash %+v, want %+v", s.Limits[i], l)
+		}
+	}
+	if u := whole.Limits[0]; u.Limit != quota.RequestsPerDay || u.Used != 1 {
+		t.Errorf("%+v; want one request of the day in Tokyo", u)
+	}
+}
