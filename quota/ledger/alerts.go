@@ -54,6 +54,11 @@ func (c *Config) validateAlerts() error {
 // set before the ledger is used, and must not block.
 func (l *Ledger) OnAlert(fn func(quota.Alert)) { l.onAlert = fn }
 
+// PlanAlerts sets fn to be called with each alert before it is stored, for the
+// deliveries that it is to have: they are stored with it, so that a crash
+// forgets none. It must be set before the ledger is used, and must not block.
+func (l *Ledger) PlanAlerts(fn func(*quota.Alert)) { l.onPlan = fn }
+
 // ResetEvent tells that a limit of an account counts from nothing again.
 type ResetEvent struct {
 	Account quota.ID
@@ -269,6 +274,9 @@ func (l *Ledger) AddAlert(now time.Time, alert *quota.Alert) error {
 
 func (l *Ledger) storeAlert(now time.Time, alert *quota.Alert, once string) error {
 	alert.Time = stamp(now)
+	if l.onPlan != nil {
+		l.onPlan(alert)
+	}
 	note := quota.Note{ID: l.nextNote(now), Once: once, Body: image(alert)}
 	if err := l.store.PutNotes(quota.NoteAlert, note); err != nil {
 		return err
@@ -278,6 +286,24 @@ func (l *Ledger) storeAlert(now time.Time, alert *quota.Alert, once string) erro
 		l.onAlert(*alert)
 	}
 	return nil
+}
+
+// NewAlert gives an alert its ID and time that is told before it is stored,
+// which KeepAlert does when the store can.
+func (l *Ledger) NewAlert(now time.Time, alert *quota.Alert) {
+	alert.ID, alert.Time = l.nextNote(now).String(), stamp(now)
+}
+
+// KeepAlert stores an alert that NewAlert has made, without telling of it.
+func (l *Ledger) KeepAlert(alert quota.Alert) error {
+	id, err := quota.ParseNoteID(alert.ID)
+	if err != nil {
+		return err
+	}
+	alert.ID = "" // it is that of the note
+	l.alertMu.Lock()
+	defer l.alertMu.Unlock()
+	return l.store.PutNotes(quota.NoteAlert, quota.Note{ID: id, Body: image(&alert)})
 }
 
 // Alerts calls fn for each alert with an ID below the given one (0: all), the

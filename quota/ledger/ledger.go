@@ -42,6 +42,7 @@ type state struct {
 	onChange func(quota.Change)
 	onAlert  func(quota.Alert)
 	onReset  func(ResetEvent)
+	onPlan   func(*quota.Alert)
 	settings atomic.Pointer[settings]
 	accounts table[quota.ID, *Account]
 	secrets  table[shortHash, login]
