@@ -368,6 +368,7 @@ func (b *BadgerStore) Open(logger *zap.Logger) (quota.Store, error) {
 	logger = logger.With(zap.String("dir", dir))
 	return badger.Open(badger.Options{
 		Dir: dir, SyncInterval: b.SyncEvery(),
+		Snapshots: badger.DefaultSnapshots, SnapshotEvery: badger.DefaultSnapshotEvery,
 		Logger: func(format string, args ...any) { logger.Warn(fmt.Sprintf(format, args...)) },
 	})
 }
