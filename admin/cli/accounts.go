@@ -175,7 +175,10 @@ func (r *run) printState(e admin.Effective, s admin.State) {
 		if q.Reserved > 0 {
 			text += fmt.Sprintf(", %s held by calls under way", amount(q.Reserved))
 		}
-		if q.Granted != 0 {
+		switch {
+		case q.Granted < 0:
+			text += fmt.Sprintf(", %s taken back", amount(-q.Granted))
+		case q.Granted > 0:
 			text += fmt.Sprintf(", %s granted on top", amount(q.Granted))
 		}
 		resets := ""

@@ -22,6 +22,7 @@ import (
 	_ "github.com/llm-quota/caddy-llm-quota"
 	"github.com/llm-quota/caddy-llm-quota/admin"
 	"github.com/llm-quota/caddy-llm-quota/admin/cli"
+	"github.com/llm-quota/caddy-llm-quota/admin/client"
 	"github.com/llm-quota/caddy-llm-quota/quota"
 	"github.com/llm-quota/caddy-llm-quota/quota/ledger"
 )
@@ -213,21 +214,59 @@ func (b *bench) spend(name, model string, tokens int64) {
 	now := clock()
 	id, err := l.Find(quota.KindKey, name)
 	if err != nil {
-		b.Fatal(err)
+		b.Error(err)
+		return
 	}
 	a, err := l.Account(now, id)
 	if err != nil {
-		b.Fatal(err)
+		b.Error(err)
+		return
 	}
 	var r ledger.Reservation
 	ref, err := l.Reserve(now, a, ledger.Call{Model: model, Input: tokens, Observe: true}, &r)
 	if err != nil || ref != nil {
-		b.Fatal(err, ref)
+		b.Error(err, ref)
+		return
 	}
 	half := tokens / 2
 	if err := l.Settle(now, &r, quota.Outcome{Tokens: quota.Tokens{Input: tokens - half, Output: half}}); err != nil {
+		b.Error(err)
+	}
+}
+
+// refuse makes a key ask for more than any limit admits.
+func (b *bench) refuse(name, model string) {
+	b.Helper()
+	l, now := b.ledger(), clock()
+	id, err := l.Find(quota.KindKey, name)
+	if err != nil {
+		b.Error(err)
+		return
+	}
+	a, err := l.Account(now, id)
+	if err != nil {
+		b.Error(err)
+		return
+	}
+	var r ledger.Reservation
+	if ref, err := l.Reserve(now, a, ledger.Call{Model: model, Input: 1 << 40}, &r); err != nil || ref == nil {
+		b.Errorf("refused by %v (%v)", ref, err)
+	}
+}
+
+// has tells whether the gate has a route.
+func (b *bench) has(path string) bool {
+	b.Helper()
+	c, err := client.New(b.admin, "", "")
+	if err != nil {
 		b.Fatal(err)
 	}
+	defer c.Close()
+	resp, err := c.Open(b.Context(), client.Request{Path: path})
+	if err == nil {
+		resp.Body.Close()
+	}
+	return err == nil
 }
 
 // masks hide what is new each time, under something as wide.

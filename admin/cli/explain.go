@@ -70,10 +70,12 @@ func (r *run) printExplanation(x *admin.Explanation) {
 		}
 	}
 	r.printf("%s\n", verdict)
-	if x.Message != "" {
+	if x.Message != "" && x.Message != x.Reason {
 		r.printf("%s\n", clean(x.Message))
 	}
-	r.printf("reserves %s of input and %s of output\n", plural(x.Reserve.Input, "token"), amount(x.Reserve.Output))
+	if x.Admitted {
+		r.printf("reserves %s of input and %s of output\n", plural(x.Reserve.Input, "token"), amount(x.Reserve.Output))
+	}
 	if len(x.Limits) == 0 {
 		r.printf("no limit holds\n")
 		return

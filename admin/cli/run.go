@@ -167,7 +167,7 @@ func (r *run) connect() error {
 	if err != nil {
 		return fmt.Errorf("finding the admin endpoint: %w", err)
 	}
-	r.api, err = client.New(address, "caddy-llm-quota-cli/"+moduleVersion(), r.actor)
+	r.api, err = client.New(address, admin.CLIAgent+moduleVersion(), r.actor)
 	return err
 }
 
@@ -189,6 +189,8 @@ func hintFor(err error) string {
 		return "the Caddy that runs has no llm_quota module, or an older one; see: caddy list-modules"
 	case refused.Status == http.StatusNotFound && strings.Contains(refused.Message, "running configuration"):
 		return "add the global option llm_quota to the configuration of the running Caddy, and reload it"
+	case refused.Status == http.StatusNotFound && strings.Contains(refused.Message, "nothing at this path"):
+		return "the gate that runs is older than this command"
 	case refused.Status == http.StatusPreconditionFailed:
 		return "somebody else has changed it meanwhile; look at it, and try again"
 	case refused.Status == http.StatusForbidden:

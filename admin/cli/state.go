@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/dustin/go-humanize"
@@ -90,7 +91,7 @@ func (r *run) printVerification(v *admin.Verification) {
 	r.printf("%s: %s checked, %s\n\n", r.styled(red, "differences"), plural(int64(v.Checked), "counter"), plural(int64(len(v.Differences)), "difference"))
 	t := table{head: []string{"ACCOUNT", "NAME", "COUNTER", ">STORED", ">COMPUTED", ">DIFFERENCE"}}
 	for _, d := range v.Differences {
-		t.row(d.Account, r.name(quota.ID(d.Account)), d.Counter, humanize.Comma(d.Stored), humanize.Comma(d.Computed), humanize.Comma(d.Stored-d.Computed))
+		t.row(cmp.Or(d.Account.String(), "-"), cmp.Or(r.name(quota.ID(d.Account)), "-"), d.Counter, humanize.Comma(d.Stored), humanize.Comma(d.Computed), humanize.Comma(d.Stored-d.Computed))
 	}
 	t.print(r.env)
 }

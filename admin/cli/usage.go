@@ -2,10 +2,12 @@ package cli
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -29,7 +31,8 @@ includes the groups below it.`,
 		example: `caddy llm-quota usage
 caddy llm-quota usage --since 7d --by model
 caddy llm-quota usage --since 30d --by key,group --group engineering --top 10
-caddy llm-quota usage --from 2026-01-01 --to 2026-02-01 --step day --time-zone Europe/Berlin --csv
+caddy llm-quota usage --from 2026-01-01 --to 2026-02-01 --csv
+caddy llm-quota usage --since 30d --step day --time-zone Europe/Berlin
 caddy llm-quota usage --key Ada --model gpt-4o --json`,
 		flags: func(fs *pflag.FlagSet) {
 			fs.String("since", "", "how far back to look, like 90m, 24h or 7d")
@@ -59,14 +62,14 @@ func showUsage(r *run, _ []string) error {
 			return misused("--csv and --json exclude one another")
 		}
 		query.Set("format", "csv")
-		a, err := r.get(q, nil)
+		a, err := r.usage(q, nil)
 		if err != nil {
 			return fmt.Errorf("showing the usage: %w", err)
 		}
 		return r.printRaw(a)
 	}
 	var u admin.Usage
-	a, err := r.get(q, &u)
+	a, err := r.usage(q, &u)
 	if err != nil {
 		return fmt.Errorf("showing the usage: %w", err)
 	}
@@ -75,6 +78,19 @@ func showUsage(r *run, _ []string) error {
 	}
 	r.printUsage(&u)
 	return nil
+}
+
+// usage asks for the usage. What is kept of days long ago are those of UTC, so
+// they are shown where no time zone was asked for.
+func (r *run) usage(q client.Request, v any) (*client.Answer, error) {
+	a, err := r.get(q, v)
+	refused, is := errors.AsType[*client.Error](err)
+	if !is || !strings.Contains(refused.Message, "time_zone UTC") || q.Query.Has("time_zone") {
+		return a, err
+	}
+	r.notef("So long ago, days are kept in UTC alone.\n")
+	q.Query.Set("time_zone", "UTC")
+	return r.get(q, v)
 }
 
 // usageQuery reads what the flags ask for.

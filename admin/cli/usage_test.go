@@ -60,6 +60,19 @@ func TestUsageStep(t *testing.T) {
 	}
 }
 
+// Where days are those of another zone, what is only kept by days of UTC is
+// shown by those.
+func TestUsageOfLongAgo(t *testing.T) {
+	b := benchWith(t, `{"time_zone":"Europe/Berlin"}`)
+	if u := read[admin.Usage](b.run("usage --since 400d --json")); u.TimeZone != "UTC" || u.Step != "month" {
+		t.Errorf("by %s, %s", u.Step, u.TimeZone)
+	}
+	b.run("usage --since 400d --time-zone Europe/Berlin").exits(1).says("kept for 90d")
+	if u := read[admin.Usage](b.run("usage --since 30d --json")); u.TimeZone != "Europe/Berlin" || u.Step != "day" {
+		t.Errorf("by %s, %s", u.Step, u.TimeZone)
+	}
+}
+
 // awayFromMidnight waits while what is used now could be of two days.
 func awayFromMidnight() {
 	for now := time.Now().UTC(); now.Add(time.Minute).Day() != now.Day(); now = time.Now().UTC() {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/llm-quota/caddy-llm-quota/admin"
 	"github.com/llm-quota/caddy-llm-quota/quota"
 )
 
@@ -42,7 +43,7 @@ func New(address, agent, actor string) (*Client, error) {
 	}
 	c := &Client{address: address, origin: "http://127.0.0.1", header: http.Header{}}
 	c.header.Set("User-Agent", agent)
-	c.header.Set("X-LLM-Quota-Actor", actor)
+	c.header.Set(admin.ActorHeader, actor)
 	switch {
 	case a.IsUnixNetwork():
 		a.Host, _, _ = strings.Cut(a.Host, "|") // the socket's permissions
@@ -103,7 +104,9 @@ type UnreachableError struct {
 }
 
 // Error names the address and the reason.
-func (e *UnreachableError) Error() string { return "reaching Caddy at " + e.Address + ": " + e.Err.Error() }
+func (e *UnreachableError) Error() string {
+	return "reaching Caddy at " + e.Address + ": " + e.Err.Error()
+}
 
 // Unwrap returns the reason.
 func (e *UnreachableError) Unwrap() error { return e.Err }
