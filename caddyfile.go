@@ -22,7 +22,9 @@ import (
 //
 //	llm_quota {
 //		store badger [<dir>] {
-//			sync_interval <duration>
+//			sync_interval     <duration>
+//			snapshot_interval <duration>
+//			snapshots         <number>
 //		}
 //		time_zone <IANA zone>
 //		retention {
@@ -117,7 +119,9 @@ func parseStore(d *caddyfile.Dispenser, raw *json.RawMessage) error {
 // UnmarshalCaddyfile reads
 //
 //	badger [<dir>] {
-//		sync_interval <duration>
+//		sync_interval     <duration>
+//		snapshot_interval <duration>
+//		snapshots         <number>
 //	}
 func (b *BadgerStore) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next()
@@ -128,13 +132,30 @@ func (b *BadgerStore) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		return d.ArgErr()
 	}
 	return eachOption(d, nil, func(option string) error {
-		if option != "sync_interval" {
-			return unknown(d)
+		switch option {
+		case "sync_interval":
+			b.SyncInterval = new(caddy.Duration)
+			return parseDuration(d, b.SyncInterval)
+		case "snapshot_interval":
+			b.SnapshotInterval = new(caddy.Duration)
+			return parseDuration(d, b.SnapshotInterval)
+		case "snapshots":
+			var n int64
+			if err := parseNumber(d, &n); err != nil {
+				return err
+			}
+			if n > maxSnapshots {
+				return d.Errf("snapshots %d is more than %d", n, maxSnapshots)
+			}
+			b.Snapshots = new(int(n))
+			return nil
 		}
-		b.SyncInterval = new(caddy.Duration)
-		return parseDuration(d, b.SyncInterval)
+		return unknown(d)
 	})
 }
+
+// maxSnapshots is how many snapshots may be kept.
+const maxSnapshots = 1000
 
 func parseRetention(d *caddyfile.Dispenser, r *Retention) error {
 	if d.NextArg() {

@@ -44,6 +44,7 @@ func TestMain(m *testing.M) {
 	caddy.RegisterModule(logSink{})
 	caddy.RegisterModule(inner{})
 	caddy.RegisterModule(panickingStore{})
+	caddy.RegisterModule(new(lateStore))
 	httpcaddyfile.RegisterHandlerDirective("test_inner", func(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 		h.Next()
 		in := new(inner)

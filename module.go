@@ -89,6 +89,8 @@ type App struct {
 	failures *limiter.Failures // of callers with unknown keys
 	started  bool              // the app itself is among refs, and its configuration applied
 	retired  bool              // Cleanup was called
+	failed   error
+	again    time.Time // when to try to open the store again, after failed
 }
 
 // Retention is how long usage is kept, by the width of its time slots.
@@ -152,12 +154,18 @@ func (a *App) Provision(ctx caddy.Context) error {
 
 // Start opens the store, unless a request or an earlier configuration has, and
 // applies the configured keys and groups.
+// A store that cannot be opened now, but may be later, does not stop Caddy: calls
+// are refused until it is open.
 func (a *App) Start() error {
-	if _, err := a.enter(); err != nil {
-		return err
+	_, err := a.enter()
+	switch {
+	case err == nil:
+		a.leave()
+	case errors.Is(err, quota.ErrUnavailable):
+		a.logger.Error("the store cannot be opened; every call is refused until it can", zap.Error(err))
+		return nil
 	}
-	a.leave()
-	return nil
+	return err
 }
 
 // Stop does nothing: requests of this configuration may still be under way.
@@ -168,6 +176,7 @@ func (a *App) Cleanup() error {
 	a.mu.Lock()
 	leave := a.started && !a.retired
 	a.retired = true
+	admin.Unopened(a, false)
 	a.mu.Unlock()
 	if leave {
 		a.leave()
@@ -204,6 +213,9 @@ func (a *App) enter() (*ledger.Ledger, error) {
 	}
 }
 
+// openAgain is how long a store that could not be opened is left alone.
+const openAgain = 2 * time.Second
+
 func (a *App) open() (*ledger.Ledger, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -211,10 +223,17 @@ func (a *App) open() (*ledger.Ledger, error) {
 		a.refs.Add(1)
 		return a.keeper.Ledger, nil
 	}
+	if a.failed != nil && time.Now().Before(a.again) {
+		return nil, a.failed
+	}
 	b, err := acquire(a)
-	if err != nil {
+	if a.failed = err; err != nil {
+		a.again = time.Now().Add(openAgain)
+		admin.StoreError("open")
+		admin.Unopened(a, true)
 		return nil, err
 	}
+	admin.Unopened(a, false)
 	refs := int64(1)
 	if !a.retired {
 		if err := b.keeper.Apply(time.Now(), a, a.config); err != nil {
@@ -289,7 +308,12 @@ func openBook(a *App) (_ caddy.Destructor, err error) {
 		return nil, err
 	}
 	logger := caddy.Log().Named("llm_quota") // it outlives this configuration
-	l, err := ledger.Open(admin.Timed(st), time.Now(), func(op string, err error) { admin.StoreError(op) })
+	l, err := ledger.Open(admin.Timed(st), time.Now(), func(op string, err error) {
+		admin.StoreError(op)
+		if op == "snapshot" { // all else is told when the store's health changes
+			logger.Warn("no snapshot was saved", zap.Error(err))
+		}
+	})
 	if err != nil {
 		return nil, errors.Join(err, st.Close())
 	}
@@ -317,6 +341,13 @@ type BadgerStore struct {
 	// The most of the ledger that a power loss may take; nothing is lost when
 	// the process dies. 0 syncs every commit to disk. Default: 1s.
 	SyncInterval *caddy.Duration `json:"sync_interval,omitempty"`
+	// How often a snapshot of the store is saved in the directory's folder
+	// snapshots, if something has changed. A start that finds the store damaged
+	// makes it good from the newest. 0: never. Default: 1h.
+	SnapshotInterval *caddy.Duration `json:"snapshot_interval,omitempty"`
+	// How many snapshots are kept; fewer, if they would take more than a quarter
+	// of the room on the disk. Default: 24.
+	Snapshots *int `json:"snapshots,omitempty"`
 }
 
 // CaddyModule returns the Caddy module information.
@@ -366,9 +397,15 @@ func (b *BadgerStore) Open(logger *zap.Logger) (quota.Store, error) {
 		return nil, err
 	}
 	logger = logger.With(zap.String("dir", dir))
+	every, snapshots := badger.DefaultSnapshotEvery, badger.DefaultSnapshots
+	if b.SnapshotInterval != nil {
+		every = time.Duration(*b.SnapshotInterval)
+	}
+	if b.Snapshots != nil {
+		snapshots = *b.Snapshots
+	}
 	return badger.Open(badger.Options{
-		Dir: dir, SyncInterval: b.SyncEvery(),
-		Snapshots: badger.DefaultSnapshots, SnapshotEvery: badger.DefaultSnapshotEvery,
+		Dir: dir, SyncInterval: b.SyncEvery(), SnapshotEvery: every, Snapshots: snapshots,
 		Logger: func(format string, args ...any) { logger.Warn(fmt.Sprintf(format, args...)) },
 	})
 }

@@ -3,12 +3,15 @@ package llmquota
 import (
 	"bufio"
 	"errors"
+	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -221,4 +224,51 @@ func TestHoldStore(t *testing.T) {
 	os.Stdout.WriteString("open\n")
 	io.Copy(io.Discard, os.Stdin) //nolint:errcheck // until it is closed
 	st.Close()
+}
+
+// lateStore is a Badger store on a disk that has no room at first.
+type lateStore struct {
+	BadgerStore
+}
+
+// room says whether lateStore can be opened.
+var room atomic.Bool
+
+func (*lateStore) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "llm_quota.stores.late", New: func() caddy.Module { return new(lateStore) }}
+}
+
+func (s *lateStore) Open(logger *zap.Logger) (quota.Store, error) {
+	if !room.Load() {
+		return nil, fmt.Errorf("the disk is full: %w", quota.ErrUnavailable)
+	}
+	return s.BadgerStore.Open(logger)
+}
+
+// A store that cannot be opened for now does not stop Caddy: calls are refused,
+// the metrics tell, and all works as soon as the store does.
+func TestStoreThatOpensLate(t *testing.T) {
+	up := upstream(t, completes)
+	g := newGate(t)
+	room.Store(false)
+	if err := g.loadText(strings.Replace(g.caddyfile(keyK(), proxy(up)), "store badger", "store late", 1)); err != nil {
+		t.Fatal(err)
+	}
+	g.chat().ok(http.StatusServiceUnavailable)
+	works := func(want string) {
+		t.Helper()
+		if metrics := g.api("GET", "/metrics", "").ok(200).body; !strings.Contains(metrics, "\ncaddy_llm_quota_store_up "+want+"\n") {
+			t.Errorf("store_up is not %s", want)
+		}
+	}
+	works("0")
+	room.Store(true)
+	deadline := time.Now().Add(30 * time.Second)
+	for g.chat().status != http.StatusOK {
+		if time.Now().After(deadline) {
+			t.Fatal("the gate does not recover")
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	works("1")
 }

@@ -29,18 +29,32 @@ func Unwatch(l *ledger.Ledger) {
 	delete(gauges.watched, l)
 }
 
+// Unopened shows a store that cannot be opened as one that does not work, until
+// it is called again. The owner is whoever needs it.
+func Unopened(owner any, is bool) {
+	gauges.mu.Lock()
+	defer gauges.mu.Unlock()
+	if is {
+		gauges.unopened[owner] = true
+	} else {
+		delete(gauges.unopened, owner)
+	}
+}
+
 // ledgers is a collector that reads the watched ledgers whenever it is scraped:
 // nothing is kept up to date for a scrape that may never come.
 type ledgers struct {
-	mu      sync.Mutex
-	watched map[*ledger.Ledger]int64 // with the overage that has been counted
-	overage int64                    // of all ledgers, closed ones too
+	mu       sync.Mutex
+	watched  map[*ledger.Ledger]int64 // with the overage that has been counted
+	unopened map[any]bool
+	overage  int64 // of all ledgers, closed ones too
 
 	reserved, overageDesc, open, up, usedRatio *prometheus.Desc
 }
 
 var gauges = &ledgers{
 	watched:     map[*ledger.Ledger]int64{},
+	unopened:    map[any]bool{},
 	reserved:    desc("reserved_tokens", "Tokens that calls under way hold."),
 	overageDesc: desc("overage_tokens_total", "Tokens that calls used beyond what was reserved for them."),
 	open:        desc("open_reservations", "Calls that are under way."),
@@ -83,7 +97,10 @@ func (g *ledgers) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(g.overageDesc, prometheus.CounterValue, float64(g.overage))
 	gauge(g.reserved, float64(sum.ReservedTokens))
 	gauge(g.open, float64(sum.OpenReservations))
-	if len(g.watched) > 0 {
+	if len(g.unopened) > 0 {
+		up = 0
+	}
+	if len(g.watched)+len(g.unopened) > 0 {
 		gauge(g.up, up)
 	}
 	for _, group := range fullest(ratios) {

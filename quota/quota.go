@@ -19,6 +19,9 @@ var (
 	ErrInvalid = errors.New("invalid")
 	// ErrClosed says that the store or the ledger has been closed.
 	ErrClosed = errors.New("closed")
+	// ErrUnavailable says that the store cannot be opened now, but may be later
+	// without anybody changing the configuration.
+	ErrUnavailable = errors.New("unavailable")
 	// ErrDamaged says that the store has lost something and works without it.
 	ErrDamaged = errors.New("damaged")
 )

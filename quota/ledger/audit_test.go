@@ -236,7 +236,15 @@ func TestCarry(t *testing.T) {
 				t.Errorf("carry %t: %s has %v, want %v", carry, what, got, want)
 			}
 		}
+		verified := func() {
+			t.Helper()
+			v, err := l.Verify(now)
+			if err != nil || len(v.Differences) > 0 || v.Checked == 0 {
+				t.Errorf("carry %t: verification says %+v, %v", carry, v, err)
+			}
+		}
 		move(to)
+		verified()
 		if err := l.Settle(now, open, quota.Outcome{Tokens: quota.Tokens{Input: 7}}); err != nil {
 			t.Fatal(err)
 		}
@@ -248,12 +256,15 @@ func TestCarry(t *testing.T) {
 			check("to", to, [3]int64{})
 		}
 		check("top", top, [3]int64{37, 4, 37})
+		verified()
 		spend(t, l, now, k)
 		move(other)
+		verified()
 		if carry {
 			check("other", other, [3]int64{10, 1, 10})
 		}
 		l = openLedger(t, crashCopy(t, dir, t.TempDir()), now)
+		verified()
 		if carry {
 			check("from", from, [3]int64{17, 2, 17})
 			check("to", to, [3]int64{20, 2, 20})

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/llm-quota/caddy-llm-quota/quota"
 )
 
 // The room that is kept on the disk. Badger writes through maps of sparse
@@ -112,7 +114,7 @@ func (r *room) admit() error {
 }
 
 // errNoRoom is what errors about the room on the disk wrap.
-var errNoRoom = errors.New("too little room on the disk")
+var errNoRoom = fmt.Errorf("too little room on the disk: %w", quota.ErrUnavailable)
 
 func noRoom(free, need uint64) error {
 	return fmt.Errorf("%w: the disk has %d bytes free, %d are needed", errNoRoom, free, need)
