@@ -102,7 +102,7 @@ func load(root fs.FS) (*files, error) {
 func fill(page []byte, below string, modules []string) []byte {
 	var links strings.Builder
 	for _, name := range modules {
-		fmt.Fprintf(&links, "<link rel=\"modulepreload\" href=\"%s%s\">\n", below, name)
+		fmt.Fprintf(&links, "<link rel=\"modulepreload\" href=\"assets/%s\">\n", name)
 	}
 	text := strings.ReplaceAll(string(page), "<!-- modules -->\n", links.String())
 	return []byte(strings.ReplaceAll(text, "assets/", below))

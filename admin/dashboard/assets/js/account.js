@@ -40,7 +40,7 @@ export function schedule(q) {
 	if (!q || q.reset === 'manual') return 'only by hand';
 	const at = q.at && q.at !== '00:00' ? ` at ${q.at}` : '';
 	const day = q.reset === 'weekly' ? ` on ${q.week_start || 'monday'}` : q.reset === 'monthly' ? ` on ${q.month_day === 'last' ? 'the last day' : `day ${q.month_day || 1}`}` : '';
-	return `${q.reset}${day}${at}, ${q.time_zone || 'UTC'}`;
+	return `${q.reset}${day}${at}${q.time_zone ? `, ${q.time_zone}` : ''}`;
 }
 
 /** periodStart is when the current period of an account's quota began. */
@@ -93,7 +93,7 @@ export function history(filter, by, heading, signal) {
 			replace(chart, h('header', null, h('h2', null, 'Tokens over time'), h('span', {class: 'small'},
 				`${number(t.total_tokens)} tokens in ${number(t.requests)} requests · ${number(t.refused)} refused · ${number(t.failed)} failed`)),
 			stacked({title: 'Tokens over time', unit: 'tokens', report: axis(report), series: tokens}));
-			const lines = await Promise.all(report.breakdown.slice(0, 12).map(async (l) => ({
+			const lines = await Promise.all(report.breakdown.filter((l) => l.totals.requests > 0 || l.totals.total_tokens > 0).slice(0, 10).map(async (l) => ({
 				name: await nameOf(l), value: l.totals.total_tokens, note: `in ${number(l.totals.requests)}`, href: l.key ? accountLink(l.key) : null,
 			})));
 			replace(parted, h('header', null, h('h2', null, heading), h('span', {class: 'small'}, 'tokens in requests')),
@@ -121,8 +121,8 @@ export function refusals(id, signal) {
 }
 
 /** auditOf shows the latest changes of one object. */
-export function auditOf(id, signal) {
-	const card = h('section', {class: 'card half'}, h('header', null, h('h2', null, 'Changes')));
+export function auditOf(id, signal, looks = '') {
+	const card = h('section', {class: `card ${looks}`}, h('header', null, h('h2', null, 'Changes')));
 	const load = async () => {
 		try {
 			const answer = await getOr('audit', {limit: 500}, signal);
@@ -158,7 +158,7 @@ export function explainCard(kind, id) {
 			form.removeAttribute('aria-busy');
 		}
 	}}}, h('div', {class: 'fields'}, field('Model', model), field('Input tokens', input), field('Most output tokens', output)), h('button', {type: 'submit'}, 'Would it be admitted?'));
-	return h('section', {class: 'card half'}, h('header', null, h('h2', null, 'Explain'), h('span', {class: 'small'}, 'What would be decided now. It changes nothing.')), form, result);
+	return h('section', {class: 'card wide'}, h('header', null, h('h2', null, 'Explain'), h('span', {class: 'small'}, 'What would be decided now. It changes nothing.')), form, result);
 }
 
 async function explained(x) {

@@ -4,8 +4,6 @@
 import {h, replace, svg, unique} from './dom.js';
 import {compact, dayLabel, number, stepLabel} from './format.js';
 
-const W = 720;
-const H = 220;
 const LEFT = 48;
 const BOTTOM = 22;
 const TOP = 8;
@@ -16,6 +14,7 @@ const TOP = 8;
  */
 export function stacked({title, unit, report, series}) {
 	const {starts, step, timeZone} = report;
+	const [W, H] = innerWidth < 720 ? [360, 200] : [720, 220]; // so that text stays readable
 	const n = starts.length;
 	const totals = starts.map((_, i) => series.reduce((sum, s) => sum + s.values[i], 0));
 	const top = nice(Math.max(...totals, 1));
@@ -30,7 +29,7 @@ export function stacked({title, unit, report, series}) {
 	const plot = svg('svg', {viewBox: `0 0 ${W} ${H}`, class: 'plot', role: 'img', tabindex: 0, 'aria-labelledby': `${titleID} ${descID}`},
 		svg('title', {id: titleID}, title),
 		svg('desc', {id: descID}, sum === 0 ? 'Nothing in this time.' : `${number(sum)} ${unit} in all, the most, ${number(totals[most])}, at ${stepLabel(starts[most], step, timeZone, true)}. Arrow keys read step by step.`),
-		gridlines(top, y), cursor, paths, timeLabels(starts, step, timeZone, width));
+		gridlines(top, y, W), cursor, paths, timeLabels(report, width, W, H));
 	const tip = h('div', {class: 'tip', hidden: true});
 	const spoken = h('p', {class: 'hidden', 'aria-live': 'polite'});
 	let at = -1;
@@ -103,7 +102,7 @@ function nice(v) {
 	return v;
 }
 
-function gridlines(top, y) {
+function gridlines(top, y, W) {
 	const lines = top % 3 === 0 && top % 4 !== 0 ? 3 : 4;
 	return Array.from({length: lines + 1}, (_, i) => {
 		const v = top * i / lines;
@@ -111,8 +110,8 @@ function gridlines(top, y) {
 	});
 }
 
-function timeLabels(starts, step, timeZone, width) {
-	const every = Math.ceil(starts.length / 8);
+function timeLabels({starts, step, timeZone}, width, W, H) {
+	const every = Math.ceil(starts.length / (W / 90));
 	let day = '';
 	return starts.map((t, i) => {
 		if (i % every !== 0 || (starts.length - i) * width < 36) return null;
@@ -122,7 +121,7 @@ function timeLabels(starts, step, timeZone, width) {
 			if (text === day) text = stepLabel(t, step, timeZone);
 			else day = text;
 		}
-		return svg('text', {x: LEFT + (i + 0.5) * width, y: H - 4, 'text-anchor': i === 0 ? 'start' : 'middle'}, text);
+		return svg('text', {x: LEFT + (i + 0.5) * width, y: H - 4, 'text-anchor': 'middle'}, text);
 	});
 }
 

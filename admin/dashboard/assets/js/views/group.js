@@ -18,7 +18,7 @@ export function groupPage({params, query, signal}) {
 	const members = h('section', {class: 'card half'}, h('header', null, h('h2', null, 'Members')));
 	const range = h('div', {class: 'head'});
 	const past = history({group: params.id}, 'key', 'Keys', signal);
-	const el = h('div', null, head, now, range, h('div', {class: 'grid'}, past.els, refusals(params.id, signal), members, auditOf(params.id, signal), explainCard('groups', params.id)));
+	const el = h('div', null, head, now, range, h('div', {class: 'grid'}, past.els, explainCard('groups', params.id), refusals(params.id, signal), members, auditOf(params.id, signal, 'half')));
 
 	async function load() {
 		try {
@@ -37,8 +37,8 @@ export function groupPage({params, query, signal}) {
 		const children = [...all.values()].filter((c) => c.parent === g.id);
 		if (!head.contains(document.activeElement)) {
 			replace(head, h('div', null, h('nav', {class: 'crumbs', 'aria-label': 'You are here'}, h('a', {href: link(['groups'])}, 'Groups'),
-				above(g, all).map((a) => [' / ', h('a', {href: link(['groups', a.id])}, a.name)])), h('h1', null, g.name)),
-			g.deleted_at && h('span', {class: 'tag bad'}, 'deleted'), g.source === 'config' && h('span', {class: 'tag'}, 'config'), h('span', {class: 'grow'}), mayChange() && !g.deleted_at && controls(g));
+				above(g, all).map((a) => [' / ', h('a', {href: link(['groups', a.id])}, a.name)])),
+			h('div', {class: 'title'}, h('h1', null, g.name), g.deleted_at && h('span', {class: 'tag bad'}, 'deleted'), g.source === 'config' && h('span', {class: 'tag'}, 'config'))), h('span', {class: 'grow'}), mayChange() && !g.deleted_at && controls(g));
 		}
 		replace(now, g.source === 'config' && h('p', {class: 'note'}, 'This group is set by Caddy’s configuration, where its settings are changed. It can be reset and granted tokens here.'),
 			limitsCard(g), h('section', {class: 'card third'}, h('header', null, h('h2', null, 'Settings')), facts([

@@ -16,7 +16,7 @@ export function keyPage({params, query, signal}) {
 	const now = h('div', {class: 'grid'}, h('section', {class: 'card wide'}), h('section', {class: 'card third'}));
 	const range = h('div', {class: 'head'});
 	const past = history({key: params.id}, 'model', 'Models', signal);
-	const el = h('div', null, head, now, range, h('div', {class: 'grid'}, past.els, refusals(params.id, signal), auditOf(params.id, signal), explainCard('keys', params.id)));
+	const el = h('div', null, head, now, range, h('div', {class: 'grid'}, past.els, explainCard('keys', params.id), refusals(params.id, signal), auditOf(params.id, signal)));
 
 	async function load() {
 		try {
@@ -33,8 +33,8 @@ export function keyPage({params, query, signal}) {
 		setTitle(k.name);
 		const [word, colour] = statusOf(k);
 		if (!head.contains(document.activeElement)) {
-			replace(head, h('div', null, h('nav', {class: 'crumbs', 'aria-label': 'You are here'}, h('a', {href: link(['keys'])}, 'Keys')), h('h1', null, k.name)),
-				h('span', {class: `tag ${colour}`}, word), k.source === 'config' && h('span', {class: 'tag'}, 'config'), h('span', {class: 'grow'}), mayChange() && !k.deleted_at && controls(k));
+			replace(head, h('div', null, h('nav', {class: 'crumbs', 'aria-label': 'You are here'}, h('a', {href: link(['keys'])}, 'Keys')),
+				h('div', {class: 'title'}, h('h1', null, k.name), h('span', {class: `tag ${colour}`}, word), k.source === 'config' && h('span', {class: 'tag'}, 'config'))), h('span', {class: 'grow'}), mayChange() && !k.deleted_at && controls(k));
 		}
 		replace(now, k.source === 'config' && h('p', {class: 'note'}, 'This key is set by Caddy’s configuration, where its settings and secret are changed. It can be disabled, reset and granted tokens here.'),
 			limitsCard(k), h('section', {class: 'card third'}, h('header', null, h('h2', null, 'Settings')), facts([

@@ -95,17 +95,15 @@ export function keys({query, signal}) {
 	}
 
 	function pager(answer, limit, page, whole) {
-		const {path} = {path: ['keys']};
 		const to = (changes) => {
 			const q = new URLSearchParams(current);
 			for (const [n, v] of Object.entries(changes)) v ? q.set(n, v) : q.delete(n);
-			return link(path, q);
+			return link(['keys'], q);
 		};
 		return h('nav', {class: 'pager', 'aria-label': 'Pages'},
 			current.get('cursor') && h('a', {class: 'button', href: to({cursor: '', page: ''})}, 'Newest'),
 			answer.next_cursor && h('a', {class: 'button', href: to({cursor: answer.next_cursor, page: page + 1})}, 'Older'),
-			h('span', {class: 'grow'}),
-			(!whole || shown.length > sizes[0]) && h('label', {class: 'inline'}, 'On a page', h('select', {value: String(limit), on: {change: (e) => adjust({limit: e.target.value === '50' ? '' : e.target.value, cursor: '', page: ''})}},
+			(!whole || shown.length > sizes[0]) && h('label', {class: 'inline push'}, 'On a page', h('select', {value: String(limit), on: {change: (e) => adjust({limit: e.target.value === '50' ? '' : e.target.value, cursor: '', page: ''})}},
 				sizes.map((n) => h('option', {value: String(n)}, String(n))))));
 	}
 
