@@ -50,7 +50,11 @@ func listKeys(c *call) error {
 		return err
 	}
 	q := strings.ToLower(c.query.Get("q"))
-	keys, more, err := collect(p, c.ledger.Keys, func(k *quota.Key) bool {
+	list := c.ledger.Keys
+	if group != 0 && status != deleted {
+		list = func(below quota.ID, fn func(*quota.Key) bool) error { return c.ledger.KeysOf(group, below, fn) }
+	}
+	keys, more, err := collect(p, list, func(k *quota.Key) bool {
 		is := statusOf(k, c.now)
 		return (is == status || (status == "" && is != deleted)) &&
 			(group == 0 || k.Group == group) &&

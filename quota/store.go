@@ -199,6 +199,10 @@ type Directory interface {
 	Keys(below ID, fn func(*Key) bool) error
 	// Groups does the same for groups.
 	Groups(below ID, fn func(*Group) bool) error
+	// KeysIn calls fn for each living key directly in a group with an ID below
+	// the given one (all, if it is zero), the newest first, until fn returns
+	// false. No other key is looked at.
+	KeysIn(group, below ID, fn func(ID) bool) error
 	// Configured returns the IDs of the living accounts of SourceConfig.
 	Configured() ([]ID, error)
 	// Put stores keys and groups, new or changed, with their names and secrets:

@@ -405,10 +405,8 @@ func (l *Ledger) DeleteGroup(now time.Time, id quota.ID, force bool, check func(
 
 // members returns the living keys and groups directly in a group.
 func (l *Ledger) members(id quota.ID) (keys []*quota.Key, children []*quota.Group, err error) {
-	err = l.store.Keys(0, func(k *quota.Key) bool {
-		if k.Living() && k.Group == id {
-			keys = append(keys, k)
-		}
+	err = l.KeysOf(id, 0, func(k *quota.Key) bool {
+		keys = append(keys, k)
 		return true
 	})
 	return keys, children, errors.Join(err, l.store.Groups(0, func(c *quota.Group) bool {

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -12,18 +13,28 @@ import (
 func (l *Ledger) KeysIn(groups ...quota.ID) (map[quota.ID]int64, error) {
 	counts := make(map[quota.ID]int64, len(groups))
 	for _, id := range groups {
-		counts[id] = 0
-	}
-	err := l.store.Keys(0, func(k *quota.Key) bool {
-		if _, asked := counts[k.Group]; asked && k.Living() {
-			counts[k.Group]++
+		n := int64(0)
+		if err := l.store.KeysIn(id, 0, func(quota.ID) bool { n++; return true }); err != nil {
+			return nil, fmt.Errorf("counting keys: %w", err)
 		}
-		return true
-	})
-	if err != nil {
-		return nil, fmt.Errorf("counting keys: %w", err)
+		counts[id] = n
 	}
 	return counts, nil
+}
+
+// KeysOf does what Keys does for the living keys directly in a group.
+func (l *Ledger) KeysOf(group, below quota.ID, fn func(*quota.Key) bool) error {
+	var failed error
+	err := l.store.KeysIn(group, below, func(id quota.ID) bool {
+		k, err := l.store.Key(id)
+		if err != nil {
+			failed = err
+			return false
+		}
+		// It may have left since the list was begun.
+		return k.Group != group || !k.Living() || fn(k)
+	})
+	return errors.Join(err, failed)
 }
 
 // MaxSecrets is how many secrets of a key may work at one time.

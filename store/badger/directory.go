@@ -1,6 +1,7 @@
 package badger
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -16,17 +17,18 @@ type account struct {
 	id      quota.ID
 	kind    quota.Kind
 	name    string
+	group   quota.ID // of a key
 	source  quota.Source
 	living  bool
 	secrets []quota.Secret
 }
 
 func keyAccount(k *quota.Key) account {
-	return account{k.ID, quota.KindKey, k.Name, k.Source, k.Living(), k.Secrets}
+	return account{k.ID, quota.KindKey, k.Name, k.Group, k.Source, k.Living(), k.Secrets}
 }
 
 func groupAccount(g *quota.Group) account {
-	return account{g.ID, quota.KindGroup, g.Name, g.Source, g.Living(), nil}
+	return account{g.ID, quota.KindGroup, g.Name, 0, g.Source, g.Living(), nil}
 }
 
 func (a *account) row() []byte { return accountRow(a.kind, a.id) }
@@ -44,9 +46,16 @@ func nameRow(kind quota.Kind, name string) []byte {
 
 func secretRow(h quota.SecretHash) []byte { return append([]byte{tableSecret}, h[:]...) }
 
+func memberRow(group, key quota.ID) []byte {
+	return binary.BigEndian.AppendUint64(idKey(tableMember, uint64(group)), uint64(key))
+}
+
 // indexes returns the rows that point to a.
 func (a *account) indexes() (rows [][]byte) {
 	if a.living {
+		if a.group != 0 {
+			rows = append(rows, memberRow(a.group, a.id))
+		}
 		rows = append(rows, nameRow(a.kind, a.name))
 		if a.source == quota.SourceConfig {
 			rows = append(rows, idKey(tableConfigured, uint64(a.id)))
@@ -126,6 +135,41 @@ func list[T any](s *Store, table byte, below quota.ID, fn func(*T) bool) error {
 		}
 		return nil
 	})
+}
+
+// KeysIn implements quota.Directory.
+func (s *Store) KeysIn(group, below quota.ID, fn func(quota.ID) bool) error {
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.leave()
+	from := memberRow(group, below-1) // no ID below: the greatest of all
+	return s.tables.scan(tableMember, from, true, func(item *badger.Item) error {
+		row := item.Key()
+		if !bytes.HasPrefix(row, from[:1+8]) {
+			return errStop
+		}
+		id, err := decodeID(row[1+8:])
+		if err == nil && !fn(id) {
+			return errStop
+		}
+		return err
+	})
+}
+
+// indexMembers is the migration that adds tableMember.
+func indexMembers(t *tables) (c change, err error) {
+	err = t.scan(tableKey, []byte{tableKey}, false, func(item *badger.Item) error {
+		var k quota.Key
+		if err := item.Value(func(b []byte) error { return json.Unmarshal(b, &k) }); err != nil {
+			return fmt.Errorf("reading row %x: %w", item.Key(), err)
+		}
+		if k.Living() && k.Group != 0 {
+			c.set(memberRow(k.Group, k.ID), binary.BigEndian.AppendUint64(nil, uint64(k.ID)))
+		}
+		return nil
+	})
+	return c, err
 }
 
 // Configured implements quota.Directory.

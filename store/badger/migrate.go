@@ -12,7 +12,7 @@ import (
 type migration func(t *tables) (change, error)
 
 // migrations holds at index i the one that brings version i+1 to version i+2.
-var migrations []migration
+var migrations = []migration{indexMembers}
 
 // schemaVersion is the version of the tables that this program writes. A row
 // that has a version of its own, which readers accept beside older ones, needs

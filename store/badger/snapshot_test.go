@@ -52,7 +52,7 @@ func TestBackupIsTheStore(t *testing.T) {
 	b := backup(t, s)
 	info, err := VerifyBackup(bytes.NewReader(b))
 	ok(t, err)
-	if info.Keys != 5 || info.Groups != 1 || info.Schema != 1 || info.Records != 4 || info.Created.IsZero() || info.Rows == 0 {
+	if info.Keys != 5 || info.Groups != 1 || info.Schema != int(schemaVersion()) || info.Records != 4 || info.Created.IsZero() || info.Rows == 0 {
 		t.Errorf("info: %+v", info)
 	}
 	dir := filepath.Join(t.TempDir(), "a", "b")

@@ -1,6 +1,7 @@
 package badger
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -38,5 +39,34 @@ func TestCountersOfVersion1(t *testing.T) {
 	}
 	if b[0] = 3; decodeCounters(b, &got) == nil {
 		t.Error("counters of a later version are read")
+	}
+}
+
+// A store of before the index by group is given it.
+func TestMembersOfVersion1(t *testing.T) {
+	dir, now := t.TempDir(), migrations
+	migrations = nil
+	defer func() { migrations = now }()
+	s := ready(t, dir, t.Logf)
+	group := &quota.Group{ID: 1<<40 | 1, Name: "group"}
+	list := keys(5)
+	list[1].Group, list[2].Group, list[3].Group = group.ID, group.ID, group.ID
+	list[2].DeletedAt = time.Unix(1, 0)
+	ok(t, s.Put(list, []*quota.Group{group}))
+	var rows change // as it was
+	for _, k := range list {
+		rows.delete(memberRow(group.ID, k.ID))
+	}
+	ok(t, s.tables.update(func(*meta) (change, error) { return rows, nil }))
+	ok(t, s.Close())
+	migrations = now
+	for range 2 { // it is made once, and stays
+		s = ready(t, dir, t.Logf)
+		var got []quota.ID
+		ok(t, s.KeysIn(group.ID, 0, func(id quota.ID) bool { got = append(got, id); return true }))
+		if want := []quota.ID{list[3].ID, list[1].ID}; !slices.Equal(got, want) {
+			t.Errorf("the group has the keys %v, want %v", got, want)
+		}
+		ok(t, s.Close())
 	}
 }

@@ -20,6 +20,7 @@ const (
 	tableSecret     = 's' // hash of a secret                    → ID
 	tableName       = 'n' // kind, name of a living account      → ID
 	tableConfigured = 'f' // ID of a living account of the configuration → ID
+	tableMember     = 'i' // ID of a group, ID of a living key in it → ID of the key
 	tableCounters   = 'c' // ID                                  → counters
 	tableOpen       = 'o' // Seq of the reservation              → record
 	tableLater      = 'l' // ID of the key, name                 → record

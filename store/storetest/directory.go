@@ -22,6 +22,7 @@ func testDirectory(t *testing.T, open Opener) {
 		"Swap":            namesCanBeSwapped,
 		"AllOrNone":       refusedPutsChangeNothing,
 		"Order":           newestComesFirst,
+		"Members":         membersFollow,
 		"Configured":      configuredAreListed,
 		"TenThousandKeys": tenThousandKeysAtOnce,
 		"Parallel":        directoryInParallel,
@@ -228,6 +229,40 @@ func refusedPutsChangeNothing(t *testing.T, s *store) {
 			s.bySecret(1, a.ID)
 			s.byName(quota.KindGroup, "g", group.ID)
 		})
+	}
+}
+
+// membersFollow puts keys into groups, moves, renames and deletes them: the
+// list of each group's keys follows.
+func membersFollow(t *testing.T, s *store) {
+	var g ids
+	first, second := g.group("first"), g.group("second")
+	a, b, c, alone := g.key("a", 1), g.key("b", 2), g.key("c", 3), g.key("alone", 4)
+	a.Group, b.Group, c.Group = first.ID, first.ID, second.ID
+	ok(t, s.Put([]*quota.Key{a, b, c, alone}, []*quota.Group{first, second}))
+	check := func(what string, firsts, seconds []quota.ID) {
+		t.Helper()
+		for _, s := range []*store{s, s.crashed()} {
+			for group, want := range map[quota.ID][]quota.ID{first.ID: firsts, second.ID: seconds, alone.ID: nil, 0: nil} {
+				var got []quota.ID
+				ok(t, s.KeysIn(group, 0, func(id quota.ID) bool { got = append(got, id); return true }))
+				same(t, what, want, got)
+			}
+		}
+	}
+	check("at first", []quota.ID{b.ID, a.ID}, []quota.ID{c.ID})
+	a.Group, b.Name = second.ID, "renamed"
+	ok(t, s.Put([]*quota.Key{a, b}, nil))
+	check("after a move", []quota.ID{b.ID}, []quota.ID{c.ID, a.ID})
+	c.DeletedAt, b.Group = epoch, 0
+	ok(t, s.Put([]*quota.Key{b, c}, nil))
+	check("after a deletion", nil, []quota.ID{a.ID})
+	b.Group, c.DeletedAt = second.ID, time.Time{}
+	ok(t, s.Put([]*quota.Key{b, c}, nil))
+	for below, want := range map[quota.ID][]quota.ID{0: {c.ID, b.ID}, c.ID: {b.ID, a.ID}, b.ID: {a.ID}, a.ID: nil} {
+		var got []quota.ID
+		ok(t, s.KeysIn(second.ID, below, func(id quota.ID) bool { got = append(got, id); return len(got) < 2 }))
+		same(t, "two keys below", want, got)
 	}
 }
 
