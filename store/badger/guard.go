@@ -32,6 +32,7 @@ func (s *Store) Guard(now time.Time) error {
 		s.journal.keep(0) // what is kept for the snapshots is the least needed
 		return fmt.Errorf("writing is held back: %w", err)
 	}
+	s.compact()
 	s.journal.noteDropped()
 	return s.tables.losses.unread(now)
 }

@@ -13,7 +13,7 @@ import (
 // isDamage tells whether an error of opening the tables says that they are
 // damaged, and not that something is in the way.
 func isDamage(err error) bool {
-	for _, other := range append([]error{errInUse, errNewer, errNoRoom, errHashKey, fs.ErrPermission}, otherCauses...) {
+	for _, other := range append([]error{errInUse, errNewer, errNoRoom, errHashKey, errMigration, fs.ErrPermission}, otherCauses...) {
 		if errors.Is(err, other) {
 			return false
 		}

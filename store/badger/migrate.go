@@ -22,6 +22,10 @@ func schemaVersion() byte { return byte(1 + len(migrations)) }
 // errNewer says that the store was written by a later program.
 var errNewer = errors.New("it was written by a later version of this program")
 
+// errMigration says that the tables could not be brought to the version of this
+// program. They are what they were.
+var errMigration = errors.New("the tables are of an earlier version and stay so")
+
 // migrate brings the tables to the version of this program.
 func (t *tables) migrate() error {
 	for t.meta.schema < schemaVersion() {
@@ -31,7 +35,7 @@ func (t *tables) migrate() error {
 			return migrations[from-1](t)
 		})
 		if err != nil {
-			return fmt.Errorf("bringing the tables from version %d to %d: %w", from, from+1, err)
+			return fmt.Errorf("%w: bringing them from version %d to %d: %w", errMigration, from, from+1, err)
 		}
 		t.log("the tables in %s were brought from version %d to %d", t.dir, from, from+1)
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -36,11 +37,11 @@ func badgerOptions(dir string, log logger) badger.Options {
 	o.MemTableSize = memTableSize
 	// One table in memory is being filled while one is being written.
 	o.NumMemtables = 2
-	// Compact early: rows are overwritten again and again.
+	// Store.compact merges tables, when there is room, and no table that is
+	// written waits for it.
+	o.NumCompactors = 0
 	o.NumLevelZeroTables = 2
-	o.NumLevelZeroTablesStall = 6
-	// The least that Badger takes. Each compactor wakes 20 times a second.
-	o.NumCompactors = 2
+	o.NumLevelZeroTablesStall = math.MaxInt32
 	// Values, the greatest being keys of tens of kilobytes, stay in the tables;
 	// then the value log stays empty and needs no collection of its garbage.
 	o.ValueThreshold = 1 << 20

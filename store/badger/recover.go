@@ -71,7 +71,7 @@ func unreadable(err error, path string) bool {
 
 // needless returns how many of the first segments hold nothing after the record
 // base, by the header of the one that follows, and notes what is in them. They
-// are kept for the newest snapshot and need not be read.
+// are kept for the snapshots and need not be read.
 func needless(segments []*segment, base uint64) (n int) {
 	for n+1 < len(segments) {
 		s := segments[n]

@@ -43,6 +43,7 @@ type saved struct {
 	took   time.Duration
 	commit uint64 // the tables' last change in it
 	seq    uint64 // the last record in it
+	base   uint64 // the tables in it lack no record up to this one
 }
 
 // snapshotFile is one that is saved.
@@ -83,7 +84,8 @@ func readSnapshotHeader(path string) (imageHeader, error) {
 }
 
 // findSnapshots learns of the snapshots of an earlier process, and makes the
-// journal keep what the newest one lacks.
+// journal keep what the newest but one lacks: should the newest turn out to be
+// damaged, too, nothing is lost yet.
 func (s *Store) findSnapshots() {
 	leftover, _ := filepath.Glob(filepath.Join(s.options.Dir, snapshotsDir, "*"+tempExt))
 	for _, path := range leftover { // of a process that died
@@ -93,17 +95,23 @@ func (s *Store) findSnapshots() {
 	if err != nil {
 		s.options.Logger("%v", err)
 	}
+	v := &s.saved
 	for _, f := range slices.Backward(list) {
 		h, err := readSnapshotHeader(f.path)
 		if err != nil {
 			s.options.Logger("reading the snapshot %s: %v", f.path, err)
 			continue
 		}
-		s.saved.last, s.saved.commit, s.saved.seq = f.time, h.Commit, h.Last
+		first := v.last.IsZero()
+		if first {
+			v.last, v.commit, v.seq, v.base = f.time, h.Commit, h.Last, h.Base
+		}
 		if s.options.Snapshots > 0 {
 			s.journal.kept = max(h.Base, 1)
 		}
-		return
+		if !first {
+			return
+		}
 	}
 }
 
@@ -139,14 +147,18 @@ func (sn *snapshot) Save(now time.Time) error {
 	v := &s.saved
 	v.mu.Lock()
 	v.tried, v.took = now, s.options.now().Sub(begin)
+	keep := v.base
 	if err == nil {
-		v.last, v.commit, v.seq = now, sn.meta.commit, sn.last
+		if v.last.IsZero() {
+			keep = sn.meta.base()
+		}
+		v.last, v.commit, v.seq, v.base = now, sn.meta.commit, sn.last, sn.meta.base()
 	}
 	v.mu.Unlock()
 	if err != nil {
 		return fmt.Errorf("saving a snapshot: %w", err)
 	}
-	s.journal.keep(max(sn.meta.base(), 1))
+	s.journal.keep(max(keep, 1))
 	return s.dropSnapshots()
 }
 

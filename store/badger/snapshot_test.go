@@ -360,10 +360,10 @@ func TestNewestSnapshotsAreKept(t *testing.T) {
 	ok(t, err)
 	theirs := uint64(list[0].size)
 	s.tables.room.floor = 10
-	s.tables.room.free = func(string) (uint64, bool) { return 8 * theirs, true }
+	s.tables.room.free = func(string) (uint64, bool) { return 12 * theirs, true }
 	saveSnapshot(t, s, epoch.Add(5*time.Second))
 	check(4, 4.000000001, 5)
-	s.tables.room.free = func(string) (uint64, bool) { return 5 * theirs, true }
+	s.tables.room.free = func(string) (uint64, bool) { return 6 * theirs, true }
 	saveSnapshot(t, s, epoch.Add(6*time.Second))
 	check(5, 6)
 	// The newest stays, whatever it takes.
@@ -529,8 +529,12 @@ func TestJournalIsKeptForTheSnapshot(t *testing.T) {
 		t.Errorf("%d segments after a restart", n)
 	}
 	saveSnapshot(t, s, epoch.Add(time.Second))
-	if n := segments(); n > 2 {
+	if n := segments(); n < 7 {
 		t.Errorf("%d segments after the next snapshot", n)
+	}
+	saveSnapshot(t, s, epoch.Add(2*time.Second))
+	if n := segments(); n > 2 {
+		t.Errorf("%d segments after the one after it", n)
 	}
 	round(3)
 	s.journal.sealed[0].size = keepMost // what is more than that goes, the oldest first

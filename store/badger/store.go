@@ -69,10 +69,11 @@ type Store struct {
 	tables  *tables
 	journal *journal
 
-	saved     saved
-	watch     watch
-	recovered atomic.Bool
-	lastSync  atomic.Int64
+	saved      saved
+	watch      watch
+	recovered  atomic.Bool
+	compacting atomic.Bool
+	lastSync   atomic.Int64
 
 	// users counts the calls that are under way; Close waits for them.
 	mu     sync.Mutex

@@ -5,12 +5,12 @@ import (
 	"os"
 )
 
-// keepMost is how many bytes of segments are kept for the newest snapshot. With
-// them it can be brought up to date, should the tables be damaged.
+// keepMost is how many bytes of segments are kept for the snapshots. With them
+// one can be brought up to date, should the tables be damaged.
 const keepMost = 256 << 20
 
 // trim removes the segments that hold nothing after the record upTo, but for
-// those that hold what the newest snapshot lacks.
+// those that are kept for the snapshots.
 func (j *journal) trim(upTo uint64) {
 	if j.syncing.lock() != nil {
 		return // the next one does it
