@@ -15,6 +15,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/google/go-cmp/cmp"
@@ -210,7 +211,11 @@ func (b *bench) group(name string) admin.Group {
 // spend makes a key use tokens, half of them output.
 func (b *bench) spend(name, model string, tokens int64) {
 	b.Helper()
-	l := b.ledger()
+	b.spendOn(b.ledger(), name, model, tokens)
+}
+
+func (b *bench) spendOn(l *ledger.Ledger, name, model string, tokens int64) {
+	b.Helper()
 	now := clock()
 	id, err := l.Find(quota.KindKey, name)
 	if err != nil {
@@ -235,9 +240,9 @@ func (b *bench) spend(name, model string, tokens int64) {
 }
 
 // refuse makes a key ask for more than any limit admits.
-func (b *bench) refuse(name, model string) {
+func (b *bench) refuse(l *ledger.Ledger, name, model string) {
 	b.Helper()
-	l, now := b.ledger(), clock()
+	now := clock()
 	id, err := l.Find(quota.KindKey, name)
 	if err != nil {
 		b.Error(err)
@@ -252,6 +257,31 @@ func (b *bench) refuse(name, model string) {
 	if ref, err := l.Reserve(now, a, ledger.Call{Model: model, Input: 1 << 40}, &r); err != nil || ref == nil {
 		b.Errorf("refused by %v (%v)", ref, err)
 	}
+}
+
+// until waits until ok, which must come.
+func (b *bench) until(what string, ok func() bool) {
+	b.Helper()
+	for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			b.Fatalf("waited in vain for the %s", what)
+		}
+	}
+}
+
+// busy makes a key spend and be refused until it is stopped.
+func (b *bench) busy(name string) (stop func()) {
+	ctx, cancel := context.WithCancel(b.Context())
+	l, done := b.ledger(), make(chan struct{})
+	go func() {
+		defer close(done)
+		for ctx.Err() == nil {
+			b.spendOn(l, name, "gpt-4o", 10)
+			b.refuse(l, name, "gpt-4o")
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	return func() { cancel(); <-done }
 }
 
 // has tells whether the gate has a route.

@@ -104,21 +104,14 @@ func tailExample(t *testing.T, b *bench, command string) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	out, done := b.background(ctx, command)
-	happens := make(chan struct{})
-	go func() { // it may begin before tail listens, so it goes on
-		defer close(happens)
-		for ctx.Err() == nil {
-			b.spend("Ada", "gpt-4o", 10)
-			b.refuse("Ada", "gpt-4o")
-		}
-	}()
+	stop := b.busy("Ada") // it may begin before tail listens, so it goes on
 	line, err := bufio.NewReader(out).ReadString('\n')
 	if !strings.Contains(line, "Ada") && !strings.Contains(line, "key_") {
 		t.Errorf("printed %q (%v)", line, err)
 	}
+	stop()
 	cancel()
 	out.Close()
-	<-happens
 	if code := <-done; code != 0 {
 		t.Errorf("exit code %d", code)
 	}

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -33,7 +35,8 @@ func (e *env) addTail(parent *cobra.Command) {
 		use: "tail", short: "Shows what happens, as it happens",
 		long: `Shows calls that are admitted, settled and refused, alerts and changes, as they
 happen, until it is interrupted. When Caddy is restarted or the connection breaks,
-it connects again; what has happened meanwhile is missing.`,
+it connects again; of what has happened meanwhile it shows what the gate still
+has.`,
 		example: "caddy llm-quota tail\ncaddy llm-quota tail --type refusal,alert --group engineering\ncaddy llm-quota tail --key Ada --json",
 		flags: func(fs *pflag.FlagSet) {
 			fs.StringSlice("type", nil, "only these types: "+strings.Join(eventTypes, ", "))
@@ -44,69 +47,52 @@ it connects again; what has happened meanwhile is missing.`,
 	})
 }
 
-// filter is what tail shows.
-type filter struct {
-	types      []string
-	key, group admin.Ref // zero: any
-}
-
-func (f *filter) takes(kind string, e *admin.Event) bool {
-	return (len(f.types) == 0 || slices.Contains(f.types, kind)) &&
-		(f.key == 0 || f.key == e.Key) && (f.group == 0 || f.group == e.Group)
-}
-
-func (r *run) tailFilter() (f filter, err error) {
-	f.types, _ = r.flags.GetStringSlice("type")
-	for _, s := range f.types {
+// tailQuery asks for the events that the flags name.
+func (r *run) tailQuery() (url.Values, error) {
+	q := url.Values{}
+	types, _ := r.flags.GetStringSlice("type")
+	for _, s := range types {
 		if !slices.Contains(eventTypes, s) {
-			return f, misused("--type: %q is not one of %s", s, strings.Join(eventTypes, ", "))
+			return nil, misused("--type: %q is not one of %s", s, strings.Join(eventTypes, ", "))
 		}
 	}
-	if f.key, err = r.find(quota.KindKey, r.text("key")); err == nil {
-		f.group, err = r.find(quota.KindGroup, r.text("group"))
+	if len(types) > 0 {
+		q.Set("types", strings.Join(types, ","))
 	}
-	return f, err
-}
-
-// find returns the ID of the account that s names; zero if s is empty.
-func (r *run) find(kind quota.Kind, s string) (admin.Ref, error) {
-	if s == "" {
-		return 0, nil
+	for flag, kind := range map[string]quota.Kind{"key": quota.KindKey, "group": quota.KindGroup} {
+		if s := r.text(flag); s != "" {
+			q.Set(flag, client.Ref(kind, s))
+		}
 	}
-	var found struct {
-		ID   admin.Ref
-		Name string
-	}
-	if _, err := r.get(client.Request{Path: client.Path(kind, s)}, &found); err != nil {
-		return 0, fmt.Errorf("finding %s: %w", titled(kind, s), err)
-	}
-	r.names[found.ID.String()] = found.Name
-	return found.ID, nil
+	return q, nil
 }
 
 func tail(r *run, _ []string) error {
-	f, err := r.tailFilter()
+	query, err := r.tailQuery()
 	if err != nil {
 		return err
 	}
-	pause, connected, lost := firstPause, false, false
+	pause, connected, lost, last := firstPause, false, false, ""
+	opened := func() {
+		if lost {
+			r.notef("Connected again.\n")
+		}
+		pause, connected, lost = firstPause, true, false
+	}
 	for {
-		err := r.api.Events(r.ctx, func() {
-			pause, connected = firstPause, true
-			if lost {
-				r.notef("Connected again.\n")
-			}
-			lost = false
-		}, func(e *client.Event) error { return r.printEvent(&f, e) })
+		err := r.api.Events(r.ctx, query, last, opened, func(e *client.Event) error {
+			last = e.ID
+			return r.printEvent(e)
+		})
 		if r.ctx.Err() != nil {
 			return nil // whoever interrupts it has seen enough
 		}
-		refused, is := errors.AsType[*client.Error](err)
-		if !connected || (is && refused.Status < 500 && refused.Status != 404) {
-			return fmt.Errorf("showing events: %w", cmp.Or(err, errors.New("the stream has ended")))
+		err = cmp.Or(err, errEnded)
+		if !connected || r.out.failed != nil || !passing(err) {
+			return fmt.Errorf("showing events: %w", err)
 		}
 		if !lost {
-			r.notef("The connection is lost (%s). Connecting again…\n", cmp.Or(err, errors.New("the stream has ended")))
+			r.notef("The connection is lost (%s). Connecting again…\n", clean(err.Error()))
 		}
 		lost = true
 		select {
@@ -118,14 +104,22 @@ func tail(r *run, _ []string) error {
 	}
 }
 
-// printEvent prints an event as a line, if it is wanted.
-func (r *run) printEvent(f *filter, raw *client.Event) error {
+// errEnded says that the gate has ended the stream: its configuration is
+// another now, or tail was too slow.
+var errEnded = errors.New("the stream has ended")
+
+// passing tells whether an error may pass by itself. While Caddy starts, there
+// may be no gate in it yet.
+func passing(err error) bool {
+	refused, is := errors.AsType[*client.Error](err)
+	return !is || refused.Status >= http.StatusInternalServerError || refused.Status == http.StatusNotFound
+}
+
+// printEvent prints an event as a line.
+func (r *run) printEvent(raw *client.Event) error {
 	var e admin.Event
 	if err := json.Unmarshal(raw.Data, &e); err != nil {
 		return fmt.Errorf("reading an event: %w", err)
-	}
-	if !f.takes(raw.Type, &e) {
-		return nil
 	}
 	if r.json {
 		return r.printJSON(struct {
@@ -134,8 +128,10 @@ func (r *run) printEvent(f *filter, raw *client.Event) error {
 			admin.Event
 		}{raw.ID, raw.Type, e})
 	}
-	r.printf("%s  %s  %s\n", e.Time.In(r.now().Location()).Format(time.TimeOnly), r.styled(eventStyles[raw.Type], fmt.Sprintf("%-10s", clean(raw.Type))), clean(r.eventText(raw.Type, &e)))
-	return nil
+	at := e.Time.In(r.now().Location()).Format(time.TimeOnly)
+	kind := r.styled(eventStyles[raw.Type], fmt.Sprintf("%-10s", clean(raw.Type)))
+	r.printf("%s  %s  %s\n", at, kind, clean(r.eventText(raw.Type, &e)))
+	return r.out.failed
 }
 
 var eventStyles = map[string]string{"admission": faint, "settlement": green, "refusal": red, "alert": yellow, "change": bold}

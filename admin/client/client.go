@@ -75,6 +75,8 @@ type Request struct {
 	Body any
 	// IfMatch, when not empty, is the ETag that must still be the object's.
 	IfMatch string
+	// LastEvent, when not empty, is the ID of the event that was read last.
+	LastEvent string
 }
 
 // Answer is an answer, read to its end.
@@ -178,8 +180,10 @@ func (c *Client) request(ctx context.Context, r Request) (*http.Request, error) 
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	if r.IfMatch != "" {
-		req.Header.Set("If-Match", r.IfMatch)
+	for name, value := range map[string]string{"If-Match": r.IfMatch, "Last-Event-ID": r.LastEvent} {
+		if value != "" {
+			req.Header.Set(name, value)
+		}
 	}
 	return req, nil
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"io"
+	"net/url"
 	"strings"
 )
 
@@ -17,19 +18,18 @@ type Event struct {
 	Data     []byte // JSON
 }
 
-// Events reads the stream of events and calls fn with each, until the stream
-// ends, the context does or fn returns an error. open, which may be nil, is
-// called once the stream is there. The error is nil when the server has ended
-// the stream.
-func (c *Client) Events(ctx context.Context, open func(), fn func(*Event) error) error {
-	resp, err := c.Open(ctx, Request{Path: "/events"})
+// Events reads the stream of events that the query asks for, and calls fn with
+// each, until the stream ends, the context does or fn returns an error. last is
+// the ID of the event after which to go on, as far as the gate still has them;
+// "": with what comes from now on. open is called once the stream is there. The
+// error is nil when the gate has ended the stream.
+func (c *Client) Events(ctx context.Context, query url.Values, last string, open func(), fn func(*Event) error) error {
+	resp, err := c.Open(ctx, Request{Path: "/events", Query: query, LastEvent: last})
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
-	if open != nil {
-		open()
-	}
+	open()
 	return readEvents(resp.Body, fn)
 }
 
