@@ -3,6 +3,7 @@ package ledger
 import (
 	"fmt"
 	"runtime"
+	"runtime/debug"
 	"testing"
 	"time"
 
@@ -71,4 +72,81 @@ func heap() uint64 {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return m.HeapAlloc
+}
+
+// BenchmarkVerify measures how long the books of a hundred thousand keys take
+// to be verified, and how much memory on top of what the ledger needs itself.
+func BenchmarkVerify(b *testing.B) {
+	const n = 100_000
+	now := time.Date(2026, 5, 20, 12, 0, 0, 0, time.UTC)
+	l := openLedger(b, b.TempDir(), now)
+	defer l.store.Close()
+	var groups []quota.ID
+	for i := range 20 {
+		g, err := l.CreateGroup(now, NewGroup{Name: fmt.Sprint("group ", i)})
+		if err != nil {
+			b.Fatal(err)
+		}
+		groups = append(groups, g.ID)
+	}
+	r := new(Reservation)
+	for i := 0; i < n; i += 10_000 {
+		specs := make([]NewKey, 10_000)
+		for k := range specs {
+			specs[k] = NewKey{Name: fmt.Sprint("key ", i+k), Group: groups[k%20]}
+		}
+		made, err := l.CreateKeys(now, specs)
+		if err != nil {
+			b.Fatal(err)
+		}
+		for _, m := range made {
+			a, err := l.Account(now, m.Key.ID)
+			if err != nil {
+				b.Fatal(err)
+			}
+			if ref, err := l.Reserve(now, a, Call{Model: "m", Input: 10}, r); ref != nil || err != nil {
+				b.Fatal(ref, err)
+			}
+			if err := l.Settle(now, r, quota.Outcome{Tokens: quota.Tokens{Input: 5}}); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	if err := l.Checkpoint(now); err != nil {
+		b.Fatal(err)
+	}
+	verify := func() {
+		if checked := balanced(b, l, now); checked < 3*n {
+			b.Fatalf("%d numbers were compared", checked)
+		}
+	}
+	for b.Loop() {
+		verify()
+	}
+	b.ReportMetric(float64(growth(verify))/(1<<20), "MiB")
+}
+
+// growth returns by how much memory grows while fn runs.
+func growth(fn func()) uint64 {
+	defer debug.SetGCPercent(debug.SetGCPercent(10)) // little of what is measured is garbage
+	before := heap()
+	most := before
+	done, watched := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(watched)
+		for {
+			select {
+			case <-done:
+				return
+			case <-time.After(10 * time.Millisecond):
+				var m runtime.MemStats
+				runtime.ReadMemStats(&m)
+				most = max(most, m.HeapAlloc)
+			}
+		}
+	}()
+	fn()
+	close(done)
+	<-watched
+	return most - before
 }

@@ -230,7 +230,7 @@ func (v *verifier) history(id quota.ID, p quota.Period) (sum spent, ok bool, err
 	t, err := charged(v.snap.Usage, id, p)
 	sum.tokens, sum.requests = t.Total, t.Requests
 	for _, r := range v.tail[id] {
-		e := note{}
+		var e note
 		switch r.Kind {
 		case quota.RecordSettle:
 			e = settlement(r)
