@@ -14,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/dustin/go-humanize"
 
+	"github.com/llm-quota/caddy-llm-quota/admin"
 	"github.com/llm-quota/caddy-llm-quota/quota"
 	"github.com/llm-quota/caddy-llm-quota/quota/ledger"
 )
@@ -35,6 +36,13 @@ import (
 //		on_store_error {
 //			rate_limits allow|deny|local
 //			quotas      allow|deny|local
+//		}
+//		alert_at <percent>...
+//		alert_on quota|tokens_per_day|requests_per_day...
+//		forecast on|off
+//		webhook <url> {
+//			secret <secret>
+//			format json|slack
 //		}
 //		group <name> {
 //			parent <group>
@@ -80,7 +88,7 @@ func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
 		return nil, d.ArgErr()
 	}
 	app := new(App)
-	err := eachOption(d, []string{"group", "key"}, func(option string) error {
+	err := eachOption(d, []string{"group", "key", "webhook"}, func(option string) error {
 		switch option {
 		case "store":
 			return parseStore(d, &app.StoreRaw)
@@ -90,6 +98,15 @@ func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
 			return parseRetention(d, &app.Retention)
 		case "on_store_error":
 			return parseOnStoreError(d, &app.OnStoreError)
+		case "alert_at":
+			return parsePercentages(d, &app.AlertAt)
+		case "alert_on":
+			return parseAlertOn(d, &app.AlertOn)
+		case "forecast":
+			app.Forecast = new(bool)
+			return parseSwitch(d, app.Forecast)
+		case "webhook":
+			return parseWebhook(d, app)
 		case "group":
 			return parseGroup(d, app)
 		case "key":
@@ -191,6 +208,46 @@ func parseOnStoreError(d *caddyfile.Dispenser, o *ledger.OnStoreError) error {
 		}
 		return d.Errf("%q is not allow, deny or local", *to)
 	})
+}
+
+func parseAlertOn(d *caddyfile.Dispenser, to *[]quota.LimitName) error {
+	args := d.RemainingArgs()
+	if len(args) == 0 {
+		return d.ArgErr()
+	}
+	for _, s := range args {
+		switch name := quota.LimitName(s); name {
+		case quota.TokenQuota, quota.TokensPerDay, quota.RequestsPerDay:
+			*to = append(*to, name)
+		default:
+			return d.Errf("%q is not quota, tokens_per_day or requests_per_day", s)
+		}
+	}
+	return nil
+}
+
+func parseWebhook(d *caddyfile.Dispenser, app *App) error {
+	var w admin.Webhook
+	if err := oneArg(d, &w.URL); err != nil {
+		return err
+	}
+	err := eachOption(d, nil, func(option string) error {
+		switch option {
+		case "secret":
+			return oneArg(d, &w.Secret)
+		case "format":
+			if err := oneArg(d, &w.Format); err != nil {
+				return err
+			}
+			if w.Format != admin.FormatJSON && w.Format != admin.FormatSlack {
+				return d.Errf("format %q is not json or slack", w.Format)
+			}
+			return nil
+		}
+		return unknown(d)
+	})
+	app.Webhooks = append(app.Webhooks, w)
+	return err
 }
 
 func parseGroup(d *caddyfile.Dispenser, app *App) error {

@@ -64,6 +64,18 @@ type App struct {
 	Retention Retention `json:"retention,omitzero"`
 	// What limits do while the store fails.
 	OnStoreError ledger.OnStoreError `json:"on_store_error,omitzero"`
+	// The shares of a limit, in percent, at which an alert fires, once in each of
+	// its periods; [] is none. Keys and groups may set their own.
+	// Default: 80 and 100.
+	AlertAt []float64 `json:"alert_at,omitzero"`
+	// The limits on which alerts fire: quota, tokens_per_day, requests_per_day.
+	// Default: quota.
+	AlertOn []quota.LimitName `json:"alert_on,omitempty"`
+	// Whether an alert fires when a limit will be used up well before it resets,
+	// if it goes on being used as it was. Default: true.
+	Forecast *bool `json:"forecast,omitempty"`
+	// Where alerts are sent.
+	Webhooks []admin.Webhook `json:"webhooks,omitempty"`
 	// Groups of keys, each under a shared budget.
 	Groups []ledger.ConfigGroup `json:"groups,omitempty"`
 	// API keys that the configuration sets. Others are made through the admin
@@ -73,6 +85,7 @@ type App struct {
 	ctx     caddy.Context
 	events  *caddyevents.App
 	config  *ledger.Config
+	targets []admin.Target
 	store   Store
 	pool    string // where the ledger is in the pool of open ones
 	options string // of the store, as they were configured
@@ -86,6 +99,7 @@ type App struct {
 	refs     atomic.Int64
 	mu       sync.Mutex
 	keeper   *ledger.Keeper
+	news     *admin.Announcer
 	failures *limiter.Failures // of callers with unknown keys
 	started  bool              // the app itself is among refs, and its configuration applied
 	retired  bool              // Cleanup was called
@@ -145,10 +159,15 @@ func (a *App) Provision(ctx caddy.Context) error {
 		return err
 	}
 	a.events = events.(*caddyevents.App)
+	replace := func(s string) (string, error) { return caddy.NewReplacer().ReplaceOrErr(s, true, true) }
+	if a.targets, err = admin.Targets(a.Webhooks, replace); err != nil {
+		return err
+	}
 	a.config, err = ledger.Config{
 		Zone: a.TimeZone, OnStoreError: a.OnStoreError, Groups: a.Groups, Keys: a.Keys,
+		AlertAt: a.AlertAt, AlertOn: a.AlertOn, NoForecast: a.Forecast != nil && !*a.Forecast,
 		Retention: [...]time.Duration{time.Duration(a.Retention.Minute), time.Duration(a.Retention.Hour), time.Duration(a.Retention.Day)},
-	}.Resolve(func(s string) (string, error) { return caddy.NewReplacer().ReplaceOrErr(s, true, true) })
+	}.Resolve(replace)
 	return err
 }
 
@@ -199,6 +218,18 @@ func (a *App) Version() string { return admin.Version() }
 // Emit emits an event through Caddy's events app.
 func (a *App) Emit(event string, data map[string]any) { a.events.Emit(a.ctx, event, data) }
 
+// Hub returns where events are read live; nil while the ledger cannot be used.
+func (a *App) Hub() *admin.Hub {
+	if _, err := a.enter(); err != nil {
+		return nil
+	}
+	defer a.leave()
+	return a.news.Hub()
+}
+
+// Done is closed when the configuration no longer runs.
+func (a *App) Done() <-chan struct{} { return a.ctx.Done() }
+
 // enter returns the ledger, which stays open until leave. The first call opens
 // it and applies the configuration.
 func (a *App) enter() (*ledger.Ledger, error) {
@@ -236,24 +267,27 @@ func (a *App) open() (*ledger.Ledger, error) {
 	admin.Unopened(a, false)
 	refs := int64(1)
 	if !a.retired {
+		b.news.Apply(a, a.targets) // first, so that it is told what the ledger finds
 		if err := b.keeper.Apply(time.Now(), a, a.config); err != nil {
+			b.news.Withdraw(a)
 			release(a.pool)
 			return nil, err
 		}
 		a.started = true
 		refs++
 	}
-	a.keeper, a.failures = b.keeper, b.failures
+	a.keeper, a.news, a.failures = b.keeper, b.news, b.failures
 	a.refs.Store(refs)
 	return a.keeper.Ledger, nil
 }
 
 // leave ends what enter began.
 func (a *App) leave() {
-	k := a.keeper
+	k, news := a.keeper, a.news
 	if a.refs.Add(-1) > 0 {
 		return
 	}
+	news.Withdraw(a)
 	k.Withdraw(time.Now(), a)
 	release(a.pool)
 }
@@ -278,6 +312,7 @@ type book struct {
 // Destruct closes the ledger when the last configuration has let go of it.
 func (b *book) Destruct() error {
 	admin.Unwatch(b.keeper.Ledger)
+	b.news.Stop()
 	err := b.keeper.Close(time.Now())
 	b.news.Close()
 	return err
@@ -317,8 +352,7 @@ func openBook(a *App) (_ caddy.Destructor, err error) {
 	if err != nil {
 		return nil, errors.Join(err, st.Close())
 	}
-	news := admin.NewAnnouncer(logger)
-	l.OnHealth(news.Health)
+	news := admin.NewAnnouncer(l, logger)
 	admin.Watch(l)
 	return &book{keeper: ledger.Keep(l, a.store.SyncEvery()), news: news, failures: limiter.NewFailures(), options: a.options}, nil
 }
@@ -539,6 +573,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return h.unavailable(w, r, trace, err)
 	}
 	defer h.app.leave()
+	trace.Hub = h.app.news.Hub()
 	key, ref, err := h.identify(books, trace, r)
 	if err != nil {
 		return h.unavailable(w, r, trace, err)
@@ -574,6 +609,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if ref != nil {
 		return refuse(w, call.Dialect, ref, &reservation.Rates, trace)
 	}
+	trace.Held = reservation.Held
 	if reservation.Observed == nil {
 		trace.Decide(admin.Admit, nil)
 	} else {

@@ -35,6 +35,10 @@ type Gate interface {
 	// Emit emits an event through Caddy's events app. It returns when every
 	// handler of the event has.
 	Emit(event string, data map[string]any)
+	// Hub returns where events are read live; nil: nowhere.
+	Hub() *Hub
+	// Done is closed when the gate's configuration no longer runs.
+	Done() <-chan struct{}
 }
 
 // CaddyModule returns the Caddy module information.
@@ -62,6 +66,9 @@ var routes = map[string]methods{
 	"/llm_quota/groups/{id}/grant":   {http.MethodPost: grantGroup},
 	"/llm_quota/groups/{id}/explain": {http.MethodGet: explainGroup},
 	"/llm_quota/usage":               {http.MethodGet: showUsage},
+	"/llm_quota/alerts":              {http.MethodGet: listAlerts},
+	"/llm_quota/audit":               {http.MethodGet: listAudit},
+	"/llm_quota/events":              {http.MethodGet: showEvents},
 	"/llm_quota/status":              {http.MethodGet: showStatus},
 	"/llm_quota/verify":              {http.MethodGet: verify},
 	"/llm_quota/backup":              {http.MethodGet: backup},

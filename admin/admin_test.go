@@ -29,11 +29,15 @@ type bench struct {
 	ledger *ledger.Ledger
 	now    time.Time
 	mux    *http.ServeMux
+	hub    *Hub
+	done   chan struct{}
 }
 
 func (b *bench) Ledger() (*ledger.Ledger, error) { return b.ledger, nil }
 func (b *bench) Version() string                 { return "v0.0.0-test" }
 func (b *bench) Emit(string, map[string]any)     {}
+func (b *bench) Hub() *Hub                       { return b.hub }
+func (b *bench) Done() <-chan struct{}           { return b.done }
 
 func newBench(t testing.TB) *bench {
 	t.Helper()
@@ -245,6 +249,8 @@ type closedGate struct{}
 func (closedGate) Ledger() (*ledger.Ledger, error) { return nil, errors.New("broken") }
 func (closedGate) Version() string                 { return "" }
 func (closedGate) Emit(string, map[string]any)     {}
+func (closedGate) Hub() *Hub                       { return nil }
+func (closedGate) Done() <-chan struct{}           { return nil }
 
 // A ledger that is being closed while a request uses it is not a mistake of
 // the request.

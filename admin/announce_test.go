@@ -55,9 +55,7 @@ func TestStoreHealth(t *testing.T) {
 		t.Fatal(err)
 	}
 	core, logs := observer.New(zap.InfoLevel)
-	news := NewAnnouncer(zap.New(core))
-	news.gate = func() (Gate, error) { return heard, nil }
-	b.ledger.OnHealth(news.Health)
+	news := newAnnouncer(b.ledger, zap.New(core), func() (Gate, error) { return heard, nil })
 	Watch(b.ledger)
 	k := ledger.Keep(b.ledger, time.Second)
 	defer func() {
@@ -99,6 +97,7 @@ func TestStoreHealth(t *testing.T) {
 	check(true, 1)
 	for deadline := time.Now().Add(30 * time.Second); logs.Len() < 2 && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 	}
+	news.Stop()
 	news.Close()
 	if len(heard.events) != 2 || heard.events[0] != EventStoreDegraded || heard.events[1] != EventStoreRecovered {
 		t.Errorf("events %q", heard.events)

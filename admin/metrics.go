@@ -39,6 +39,10 @@ var (
 		Namespace: namespace, Name: "store_errors_total",
 		Help: "Operations of the store that failed.",
 	}, []string{"op"})
+	alertsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: namespace, Name: "alerts_total",
+		Help: "Alerts that were fired.",
+	}, []string{"kind"})
 )
 
 // Failures are shown as 0 before the first one, which would otherwise not be
@@ -52,7 +56,7 @@ func init() {
 // RegisterMetrics adds the metrics to the registry of a configuration.
 func RegisterMetrics(reg *prometheus.Registry) error {
 	for _, c := range []prometheus.Collector{
-		requestsTotal, tokensTotal, decisionSeconds, storeOpSeconds, storeErrorsTotal, gauges,
+		requestsTotal, tokensTotal, decisionSeconds, storeOpSeconds, storeErrorsTotal, alertsTotal, gauges,
 	} {
 		err := reg.Register(c)
 		if _, twice := errors.AsType[prometheus.AlreadyRegisteredError](err); err != nil && !twice {
@@ -90,6 +94,9 @@ func Charged(dialect, model, group string, t quota.Tokens) {
 
 // StoreError counts an operation of the store that failed.
 func StoreError(op string) { storeErrorsTotal.WithLabelValues(op).Inc() }
+
+// Alerted counts an alert.
+func Alerted(kind quota.AlertKind) { alertsTotal.WithLabelValues(string(kind)).Inc() }
 
 // StoreOp notes how long an operation of the store took.
 func StoreOp(op, engine string, took time.Duration) {

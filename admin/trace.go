@@ -30,6 +30,8 @@ type Trace struct {
 	Decision string
 	Reason   quota.Reason
 	Policy   *ledger.Policy // nil until the key is known
+	Held     int64          // tokens that were reserved
+	Hub      *Hub           // where it is told live; nil: nowhere
 
 	// What only spans show.
 	Operation string // as OpenTelemetry's conventions name it; "": none of theirs
@@ -60,6 +62,11 @@ func (t *Trace) Decide(decision string, ref *quota.Refusal) {
 		t.Reason = ref.Reason
 	}
 	Admitted(decision, string(t.Reason), t.Dialect, t.group(), time.Since(t.Start))
+	if decision == Refuse {
+		t.tell(EventRefusal, 0)
+	} else {
+		t.tell(EventAdmission, t.Held)
+	}
 }
 
 // Settled notes what the request was charged, and counts it. model is the name
@@ -67,6 +74,19 @@ func (t *Trace) Decide(decision string, ref *quota.Refusal) {
 func (t *Trace) Settled(model string, o quota.Outcome) {
 	t.settled, t.tokens, t.estimated = true, o.Tokens, o.Estimated
 	Charged(t.Dialect, model, t.group(), o.Tokens)
+	t.tell(EventSettlement, o.Tokens.Charge())
+}
+
+// tell tells those who read events live.
+func (t *Trace) tell(kind string, tokens int64) {
+	if !t.Hub.Listened() {
+		return
+	}
+	e := Event{Type: kind, Time: time.Now().UTC(), Model: t.Model, Reason: string(t.Reason), Tokens: tokens}
+	if t.Policy != nil {
+		e.Key, e.Group = Ref(t.Policy.ID), Ref(t.Policy.GroupID())
+	}
+	t.Hub.Publish(e)
 }
 
 func (t *Trace) group() string {
