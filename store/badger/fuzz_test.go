@@ -103,3 +103,79 @@ func FuzzRedo(f *testing.F) {
 		}
 	})
 }
+
+// FuzzImage reads any bytes as a backup: what is taken for sound is so when it
+// is read again, and a store can be made of it.
+func FuzzImage(f *testing.F) {
+	s, _ := lived(f)
+	b := backup(f, s)
+	f.Add(b)
+	f.Add(b[:len(b)/2])
+	f.Add(b[:len(imageMagic)+5])
+	f.Add([]byte{})
+	var empty bytes.Buffer
+	iw, err := newImageWriter(&empty, &imageHeader{Engine: imageEngine, Schema: 1})
+	ok(f, err)
+	ok(f, iw.close())
+	f.Add(empty.Bytes())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		info, err := VerifyBackup(bytes.NewReader(b))
+		if err != nil {
+			return
+		}
+		dir := filepath.Join(t.TempDir(), "new")
+		ok(t, Restore(dir, bytes.NewReader(b)))
+		s := ready(t, dir, func(string, ...any) {})
+		n := 0
+		ok(t, s.Keys(0, func(*quota.Key) bool { n++; return true }))
+		if n != info.Keys {
+			t.Fatalf("%d keys, %d were told of", n, info.Keys)
+		}
+		ok(t, s.Close())
+	})
+}
+
+// FuzzFrame reads any bytes as what is in a frame of a backup whose checksums
+// are right.
+func FuzzFrame(f *testing.F) {
+	m := meta{schema: 1, commit: 3}
+	f.Add(byte(frameHashKey), append([]byte{hashKeySize}, make([]byte, hashKeySize)...))
+	f.Add(byte(frameRows), append([]byte{1, tableMeta, byte(len(m.encode()))}, m.encode()...))
+	r := call()
+	r.Seq = 5
+	record := appendRecord(nil, &r)
+	f.Add(byte(frameRecords), append([]byte{byte(len(record))}, record...))
+	f.Add(byte('x'), []byte{1})
+	f.Fuzz(func(t *testing.T, kind byte, b []byte) {
+		c := contents{}
+		if kind != frameHashKey {
+			c.key = make([]byte, hashKeySize)
+		}
+		if err := c.frame(kind, b); err != nil {
+			return
+		}
+		if c.info.Rows > len(b) || c.info.Records > len(b) {
+			t.Fatalf("%+v of %d bytes", c.info, len(b))
+		}
+		if err := c.frame(kind, b); err == nil && len(b) > 0 && kind != frameHashKey {
+			t.Fatal("it is taken twice, though it is out of order")
+		}
+	})
+}
+
+// FuzzTables reads any bytes as the list and as a log of Badger's tables.
+func FuzzTables(f *testing.F) {
+	dir, _ := life(f, false, true)
+	for _, name := range []string{"badger/MANIFEST", "badger/*.mem"} {
+		b, err := os.ReadFile(first(f, dir, name))
+		ok(f, err)
+		f.Add(bytes.TrimRight(b, "\x00"))
+	}
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if end := logEnd(b); end > len(b) {
+			t.Fatalf("ends at %d of %d", end, len(b))
+		}
+		_, _ = namedTables(b)
+	})
+}

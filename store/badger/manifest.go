@@ -69,7 +69,7 @@ func adoptTables(o badger.Options, end int64) error {
 // namedTables returns the tables that a list has ever named.
 func namedTables(b []byte) (map[uint64]bool, error) {
 	named := map[uint64]bool{}
-	for b = b[manifestHead:]; len(b) >= 8; {
+	for b = b[min(manifestHead, len(b)):]; len(b) >= 8; {
 		n := uint64(binary.BigEndian.Uint32(b))
 		if n > uint64(len(b)-8) {
 			break

@@ -36,6 +36,7 @@ func Run(t *testing.T, open Opener) {
 		{"Checkpoint", testCheckpoint},
 		{"Usage", testUsage},
 		{"Notes", testNotes},
+		{"Snapshot", testSnapshot},
 		{"Life", testLife},
 	} {
 		t.Run(part.name, func(t *testing.T) { part.run(t, open) })
