@@ -87,7 +87,11 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 
 // Validate checks the options.
 func (h *Handler) Validate() error {
-	if h.Path != "/" && (h.Path[0] != '/' || path.Clean(h.Path)+"/" != h.Path) {
+	clean := path.Clean(h.Path)
+	if clean != "/" {
+		clean += "/"
+	}
+	if h.Path[0] != '/' || h.Path != clean {
 		return fmt.Errorf("path %q is not a clean path that begins with /", h.Path)
 	}
 	return nil

@@ -5,7 +5,7 @@ import {h} from './dom.js';
 /**
  * table shows rows. Columns: {label, cell(row), num, wide, head, hide, sort}:
  * head makes the cell the row's header, wide gives it a line of its own on a
- * phone, sort is its value for sorting, where sorting is {by, onSort}.
+ * phone, extra hides it there, sort is its value for sorting, where sorting is {by, onSort}.
  */
 export function table({caption, columns, rows, sorting, pick}) {
 	const shown = columns.filter((c) => !c.hide);
@@ -28,7 +28,7 @@ function heading(c, sorting) {
 }
 
 function cell(c, row) {
-	const attrs = {class: [c.num && 'num', c.wide && 'wide', c.wrap && 'wrap'].filter(Boolean).join(' ') || null, 'data-label': c.head || c.wide ? null : c.label};
+	const attrs = {class: [c.num && 'num', c.wide && 'wide', c.wrap && 'wrap', c.extra && 'extra'].filter(Boolean).join(' ') || null, 'data-label': c.head || c.wide ? null : c.label};
 	return h(c.head ? 'th' : 'td', c.head ? {...attrs, scope: 'row'} : attrs, c.cell(row));
 }
 

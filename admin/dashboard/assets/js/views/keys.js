@@ -25,9 +25,9 @@ const columns = [
 	{name: 'status', label: 'Status', sort: (k) => statusOf(k)[0], cell: (k) => h('span', {class: `tag ${statusOf(k)[1]}`}, statusOf(k)[0])},
 	{name: 'group', label: 'Group', sort: (k) => groupName(k.group), cell: (k) => (k.group ? h('a', {href: link(['groups', k.group])}, groupName(k.group)) : h('span', {class: 'muted'}, '–'))},
 	{name: 'quota', label: 'Quota', wide: true, sort: (k) => (k.state.quota ? k.state.quota.used / Math.max(1, k.state.quota.used + k.state.quota.remaining) : -1), cell: quotaCell},
-	{name: 'prefix', label: 'Secret', cell: (k) => h('code', null, `${k.prefix}…`)},
+	{name: 'prefix', label: 'Secret', extra: true, cell: (k) => h('code', null, `${k.prefix}…`)},
 	{name: 'used', label: 'Last used', sort: (k) => Date.parse(k.last_used_at || 0) || 0, cell: (k) => when(k.last_used_at, 'never')},
-	{name: 'created', label: 'Created', sort: (k) => Date.parse(k.created_at), cell: (k) => when(k.created_at)},
+	{name: 'created', label: 'Created', extra: true, sort: (k) => Date.parse(k.created_at), cell: (k) => when(k.created_at)},
 ];
 
 export function keys({query, signal}) {
