@@ -19,6 +19,7 @@ $(CADDY): $(SOURCES)
 
 run: $(CADDY)
 	@echo "gate:       http://localhost:8080   (demo key: lq-demo-key-for-local-use)"
+	@echo "dashboard:  http://localhost:8080/llm-quota/"
 	@echo "admin API:  http://localhost:2019/llm_quota/status"
 	XDG_DATA_HOME=$(CURDIR)/build/data $(CADDY) run --config Caddyfile.example --adapter caddyfile
 
