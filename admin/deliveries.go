@@ -22,9 +22,11 @@ import (
 var retries = []time.Duration{5 * time.Second, 25 * time.Second, time.Minute, 150 * time.Second, 6 * time.Minute}
 
 const (
-	// maxWaiting is how many alerts wait in memory for one target. More wait in
-	// the store.
+	// maxWaiting is how many alerts wait in memory for their first attempt at one
+	// target, and maxHeld with those that are to be tried again. More wait in the
+	// store.
 	maxWaiting = 256
+	maxHeld    = 4096
 	// maxFinished is how many alerts are remembered of which all is stored.
 	maxFinished = 128
 	// maxDead is how many deliveries are given up in one go.
@@ -312,10 +314,16 @@ func (p *post) store(alert *quota.Alert, kept bool) error {
 func (p *post) refill() error {
 	p.mu.Lock()
 	want := map[string][]*quota.Alert{}
+	held := map[string]map[string]bool{}
 	for _, c := range p.couriers {
-		if c.more && len(c.waiting) <= maxWaiting/2 {
+		if c.more && c.untried() <= maxWaiting/2 && len(c.waiting) < maxHeld {
 			want[c.target.name] = nil
 			c.more = false // what comes from now on is not in what is read
+			ids := make(map[string]bool, len(c.waiting))
+			for _, e := range c.waiting {
+				ids[e.letter.alert.ID] = true
+			}
+			held[c.target.name] = ids
 		}
 	}
 	p.mu.Unlock()
@@ -325,7 +333,7 @@ func (p *post) refill() error {
 	over := map[string]bool{}
 	err := p.ledger.Alerts(0, func(a *quota.Alert) bool {
 		for _, d := range a.Deliveries {
-			if list, ok := want[d.Target]; ok && d.State == quota.DeliveryPending {
+			if list, ok := want[d.Target]; ok && d.State == quota.DeliveryPending && !held[d.Target][a.ID] {
 				if len(list) == maxWaiting {
 					list, over[d.Target] = list[1:], true // there are older ones
 				}
@@ -439,16 +447,16 @@ type courier struct {
 // errand is one delivery of a courier.
 type errand struct {
 	letter *letter
-	due    time.Time
+	due    time.Time // of what is to be tried again
 }
 
 // give hands over a new alert. If too many wait, it has to be fetched from the
 // store.
 func (c *courier) give(l *letter) {
 	switch {
-	case len(c.waiting) >= 2*maxWaiting: // a store that is ill time and again
+	case len(c.waiting) >= maxHeld:
 		c.more = true
-	case l.kept && (c.more || len(c.waiting) >= maxWaiting):
+	case l.kept && (c.more || c.untried() >= maxWaiting):
 		c.more = true
 	default:
 		c.take(l)
@@ -458,8 +466,22 @@ func (c *courier) give(l *letter) {
 
 func (c *courier) take(l *letter) {
 	i, _ := slices.BinarySearchFunc(c.waiting, l.alert.ID, func(e *errand, id string) int { return strings.Compare(e.letter.alert.ID, id) })
-	c.waiting = slices.Insert(c.waiting, i, &errand{letter: l})
+	e := &errand{letter: l}
+	if l.delivery(c.target.name).Attempts > 0 { // before a restart
+		e.due = time.Now()
+	}
+	c.waiting = slices.Insert(c.waiting, i, e)
 	l.holders++
+}
+
+// untried is how many alerts wait for their first attempt.
+func (c *courier) untried() (n int) {
+	for _, e := range c.waiting {
+		if e.due.IsZero() {
+			n++
+		}
+	}
+	return n
 }
 
 func (c *courier) has(l *letter) bool {
@@ -518,7 +540,7 @@ func (c *courier) next(now time.Time) (*errand, time.Duration) {
 	})
 	var first *errand
 	for _, e := range c.waiting {
-		if e.letter.delivery(c.target.name).Attempts == 0 {
+		if e.due.IsZero() {
 			return e, 0
 		}
 		if first == nil || e.due.Before(first.due) {

@@ -170,6 +170,7 @@ func newWebhookClient() *http.Client {
 	transport.MaxResponseHeaderBytes = 64 << 10
 	transport.DisableCompression = true
 	return &http.Client{
+		Timeout:       maxAttempt,
 		Transport:     transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
@@ -179,8 +180,6 @@ func newWebhookClient() *http.Client {
 // alone. The error holds nothing of the URL, nor of what the receiver says
 // beyond its status.
 func (t *Target) attempt(ctx context.Context, client *http.Client, agent string, alert quota.Alert) (after time.Duration, err error) {
-	ctx, cancel := context.WithTimeout(ctx, maxAttempt)
-	defer cancel()
 	body := t.body(alert)
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, t.url, bytes.NewReader(body))
 	if err != nil {
@@ -219,11 +218,11 @@ func sendingError(err error) error {
 	if outer, ok := errors.AsType[*url.Error](err); ok {
 		err = outer.Err
 	}
-	if n, ok := errors.AsType[net.Error](err); (ok && n.Timeout()) || errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("no answer within %s", maxAttempt)
-	}
 	if dns, ok := errors.AsType[*net.DNSError](err); ok {
 		return fmt.Errorf("looking up its host: %s", dns.Err)
+	}
+	if n, ok := errors.AsType[net.Error](err); ok && n.Timeout() {
+		return fmt.Errorf("no answer within %s", maxAttempt)
 	}
 	if op, ok := errors.AsType[*net.OpError](err); ok && op.Err != nil {
 		return fmt.Errorf("connecting: %s: %w", op.Op, op.Err)
