@@ -109,7 +109,7 @@ export function history(filter, by, heading, signal) {
 
 /** refusals shows those of an account since the page is open. */
 export function refusals(id, signal) {
-	const list = h('ol', {class: 'feed'});
+	const list = h('ol', {class: 'feed', tabindex: 0, 'aria-label': 'Refusals'});
 	const none = h('p', {class: 'muted'}, 'None since this page was opened.');
 	onEvent((e) => {
 		if (e.type !== 'refusal' || (e.key !== id && e.group !== id)) return;
@@ -125,12 +125,11 @@ export function auditOf(id, signal, looks = '') {
 	const card = h('section', {class: `card ${looks}`}, h('header', null, h('h2', null, 'Changes')));
 	const load = async () => {
 		try {
-			const answer = await getOr('audit', {limit: 500}, signal);
-			const entries = answer?.entries.filter((e) => e.object === id).slice(0, 20);
-			replace(card, h('header', null, h('h2', null, 'Changes'), answer && h('a', {class: 'small', href: `#/audit?object=${encodeURIComponent(id)}`}, 'In the audit log')),
+			const answer = await getOr('audit', {account: id, limit: 20}, signal);
+			replace(card, h('header', null, h('h2', null, 'Changes'), answer && h('a', {class: 'small', href: `#/audit?account=${encodeURIComponent(id)}`}, 'In the audit log')),
 				!answer ? h('p', {class: 'muted'}, 'The audit log is not available.') :
-					entries.length ? h('ol', {class: 'feed'}, entries.map((e) => h('li', null, when(e.time), h('span', {class: 'name'}, e.action), h('span', {class: 'muted'}, `${e.actor || 'unknown'} by ${e.source}`)))) :
-						h('p', {class: 'muted'}, 'None among the last 500 changes of this gate.'));
+					answer.entries.length ? h('ol', {class: 'feed'}, answer.entries.map((e) => h('li', null, when(e.time), h('span', {class: 'name'}, e.action), h('span', {class: 'muted'}, e.actor ? `${e.actor}, ${e.source}` : e.source)))) :
+						h('p', {class: 'muted'}, 'None that is kept.'));
 		} catch (err) {
 			if (!signal.aborted) replace(card, h('header', null, h('h2', null, 'Changes')), problem(err, load));
 		}
@@ -145,7 +144,7 @@ export function explainCard(kind, id) {
 	const model = h('input', {type: 'text', spellcheck: 'false'});
 	const input = h('input', {type: 'text', inputmode: 'numeric', placeholder: '0'});
 	const output = h('input', {type: 'text', inputmode: 'numeric', placeholder: '0'});
-	const result = h('div', {'aria-live': 'polite'});
+	const result = h('div', {class: 'result', 'aria-live': 'polite'});
 	const form = h('form', {on: {submit: async (e) => {
 		e.preventDefault();
 		form.setAttribute('aria-busy', 'true');
@@ -165,8 +164,8 @@ async function explained(x) {
 	const decides = (l) => !x.admitted && l.account === x.account && l.limit === x.limit;
 	return h('div', null,
 		h('p', null, h('span', {class: `tag ${x.admitted ? 'good' : 'bad'}`}, x.admitted ? 'Admitted' : 'Refused'), ' ',
-			x.admitted ? `${number(x.reserve?.input || 0)} input and ${number(x.reserve?.output || 0)} output tokens would be held.` : x.message || x.reason,
-			!x.admitted && x.account && [' Decided by ', limitLabel(x.limit), ' of ', h('a', {href: accountLink(x.account)}, await accountName(x.account)), '.']),
+			x.admitted ? `${number(x.reserve?.input || 0)} input and ${number(x.reserve?.output || 0)} output tokens would be held.` : x.message || x.reason),
+		!x.admitted && x.account && h('p', null, 'What decides: ', limitLabel(x.limit).toLowerCase(), ' of ', h('a', {href: accountLink(x.account)}, await accountName(x.account)), '.'),
 		x.limits?.length > 0 && h('div', {class: 'scroll'}, h('table', null, h('caption', {class: 'hidden'}, 'Limits considered'),
 			h('thead', null, h('tr', null, ['Account', 'Limit', 'Remaining', 'Frees', ''].map((t) => h('th', {scope: 'col', class: t === 'Remaining' ? 'num' : null}, t)))),
 			h('tbody', null, x.limits.map((l) => h('tr', null, h('th', {scope: 'row'}, l.name || l.account), h('td', null, limitLabel(l.limit)), h('td', {class: 'num'}, `${number(l.remaining)} of ${number(l.max)}`),
@@ -174,8 +173,8 @@ async function explained(x) {
 }
 
 /** refreshing calls load when something may have happened, but calmly. */
-export function refreshing(load, signal, matches = () => true) {
-	const soon = throttle(() => signal.aborted || load(), 5000);
+export function refreshing(load, signal, matches = () => true, every = 5000) {
+	const soon = throttle(() => signal.aborted || load(), every);
 	onEvent((e) => (e.type === 'poll' || matches(e)) && soon(), signal);
 }
 

@@ -4,7 +4,7 @@ import {download, get, path, request} from './api.js';
 import {copyButton, dialog, errorText, toast} from './dialog.js';
 import {h, replace} from './dom.js';
 import {amount, number} from './format.js';
-import {edited, editor, field, groupSelect, Invalid, limitLabel, markInvalid, patchOf, valuesOf} from './forms.js';
+import {edited, editor, field, fieldLabel, groupSelect, Invalid, limitLabel, markInvalid, patchOf, valuesOf} from './forms.js';
 import {groups, patch, stale} from './state.js';
 
 const noun = (kind) => (kind === 'keys' ? 'key' : 'group');
@@ -61,7 +61,7 @@ export function showSecret(k, secret, why = 'was created') {
 			return input.value;
 		});
 		dialog({
-			title: `The key “${k.name}” ${why}`, cancel: 'Done', narrow: false,
+			title: `The key “${k.name}” ${why}`, cancel: 'Done', question: 'Close without having copied the secret? It cannot be shown again.',
 			dirty: () => !copied && getSelection().toString() !== input.value,
 			body: [h('p', {class: 'note warn'}, h('strong', null, 'Copy the secret now. '), 'It is not stored, and will not be shown again.'),
 				h('div', {class: 'copy'}, input, copy),
@@ -101,7 +101,7 @@ export async function edit(kind, id, done) {
 		replace(changes, h('div', {class: 'note warn'},
 			h('p', null, h('strong', null, `Somebody changed this ${noun(kind)} meanwhile. `), 'Their changes are in the form now, and yours are kept. Look it over, then save again.'),
 			h('table', null, h('thead', null, h('tr', null, ['Field', 'Was', 'Is now', 'Yours'].map((t) => h('th', {scope: 'col'}, t)))),
-				h('tbody', null, theirs.map((n) => h('tr', null, h('th', {scope: 'row'}, n), h('td', null, text(before[n])), h('td', null, text(base[n])), h('td', null, both.includes(n) ? text(mine[n]) : 'same')))))));
+				h('tbody', null, theirs.map((n) => h('tr', null, h('th', {scope: 'row'}, fieldLabel(n)), h('td', null, text(before[n])), h('td', null, text(base[n])), h('td', null, both.includes(n) ? text(mine[n]) : 'same')))))));
 		changes.scrollIntoView({block: 'nearest'});
 	}
 
@@ -289,7 +289,12 @@ export function remove(kind, o, done) {
 		title: `Delete the ${noun(kind)} “${o.name}”`, narrow: true, submit: 'Delete', danger: true, body,
 		onSubmit: () => atField(body, async () => {
 			if (name.value !== o.name) throw new Invalid('typed', 'This is not its name.');
-			await request('DELETE', path(kind, o.id), {query: full && full.checked ? {force: true} : {}});
+			try {
+				await request('DELETE', path(kind, o.id), {query: full && full.checked ? {force: true} : {}});
+			} catch (err) {
+				if (err.status !== 409 || !full || full.checked) throw err;
+				throw new Error(`${err.message}. Move them out first, or tick the box above.`);
+			}
 			stale();
 			toast(`${capital(noun(kind))} “${o.name}” was deleted.`);
 			done();

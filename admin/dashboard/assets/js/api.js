@@ -36,8 +36,8 @@ function address(route, query) {
 	return url;
 }
 
-/** eventsURL is where the stream of events is. */
-export const eventsURL = () => address('events');
+/** eventsURL is where the stream of events is, but for admissions, of which nothing is shown. */
+export const eventsURL = () => address('events', {types: 'settlement,refusal,alert,change'});
 
 /** download is the address of what the browser is to save. */
 export const download = (route, query) => address(route, query).href;

@@ -12,10 +12,11 @@ const open = [];
  *   onSubmit        async; the dialog closes when it returns, unless with false;
  *                   what it throws is shown above the buttons
  *   dirty           tells whether something would be lost by closing
+ *   question        what is asked then
  *   cancel          the name of the other button
  * Focus goes back to where it was. It returns {close, form, busy, fail}.
  */
-export function dialog({title, body, submit, danger, narrow, onSubmit, dirty, cancel = 'Cancel', onClose}) {
+export function dialog({title, body, submit, danger, narrow, onSubmit, dirty, question = 'Close without saving? What you have entered will be lost.', cancel = 'Cancel', onClose}) {
 	const id = unique('dialog');
 	const from = document.activeElement;
 	const problem = h('div', {class: 'note bad', role: 'alert', hidden: true});
@@ -40,7 +41,7 @@ export function dialog({title, body, submit, danger, narrow, onSubmit, dirty, ca
 
 	function tryClose() {
 		if (running) return false;
-		if (self.dirty() && !confirm('Close without saving? What you have entered will be lost.')) return false;
+		if (self.dirty() && !confirm(question)) return false;
 		close();
 		return true;
 	}

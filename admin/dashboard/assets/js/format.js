@@ -56,7 +56,7 @@ export function stepLabel(t, step, timeZone, long) {
 		minute: long ? {dateStyle: 'medium', timeStyle: 'short'} : {hour: 'numeric', minute: '2-digit'},
 		hour: long ? {weekday: 'short', day: 'numeric', month: 'short', hour: 'numeric', minute: '2-digit'} : {hour: 'numeric', minute: '2-digit'},
 		day: long ? {weekday: 'long', day: 'numeric', month: 'long', year: 'numeric'} : {day: 'numeric', month: 'short'},
-		month: long ? {month: 'long', year: 'numeric'} : {month: 'short', year: '2-digit'},
+		month: long ? {month: 'long', year: 'numeric'} : {month: 'short', year: 'numeric'},
 	}[step];
 	return dates({...options, timeZone}).format(new Date(t));
 }

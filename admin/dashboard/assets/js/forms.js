@@ -16,6 +16,12 @@ export const limitNames = {
 
 export const limitLabel = (name) => (name === 'quota' ? 'Token quota' : limitNames[name] || name);
 
+/** fieldLabel names a value of a form: "limits.tokens_per_day". */
+export function fieldLabel(name) {
+	const label = limitNames[name.split('.').pop()] || caps(name.replace('member.', '').replaceAll(/[._]/g, ' '));
+	return name.startsWith('member.') ? `${label} of each member` : label;
+}
+
 /** Invalid is a field with something that cannot be sent. */
 export class Invalid extends Error {
 	constructor(field, message) {

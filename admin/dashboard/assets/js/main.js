@@ -3,7 +3,7 @@
 import {getOr} from './api.js';
 import {dialog, isOpen, mayLeave, problem} from './dialog.js';
 import {h, replace} from './dom.js';
-import {bytes, exact, number, when} from './format.js';
+import {ago, bytes, exact, number, when} from './format.js';
 import {again, go, onLeave, route, start} from './router.js';
 import {loadSession, online, onEvent, onLive, session, watch} from './state.js';
 import {groupPage} from './views/group.js';
@@ -151,6 +151,9 @@ async function begin() {
 	watch();
 	status();
 	setInterval(() => document.hidden || status(), 15000);
+	setInterval(() => {
+		for (const t of document.querySelectorAll('time[datetime]')) t.textContent = ago(t.dateTime);
+	}, 20000);
 	onEvent((e) => e.type === 'poll' && sameBuild());
 }
 

@@ -149,13 +149,15 @@ function poll(on) {
 
 /** watch follows the events while the page is seen. */
 export function watch() {
+	let again = false;
 	const start = () => {
 		if (document.hidden || source) return;
 		source = new EventSource(eventsURL());
 		source.onopen = () => {
 			setLive('live');
 			poll(false);
-			tell({type: 'poll'}); // what was missed
+			if (again) tell({type: 'poll'}); // something may have been missed
+			again = true;
 		};
 		source.onerror = () => {
 			// CLOSED: there is no stream, or none for us. Else it is tried again.
@@ -166,7 +168,7 @@ export function watch() {
 			setLive(source ? 'waiting' : 'polling');
 			poll(true);
 		};
-		for (const type of ['admission', 'settlement', 'refusal', 'alert', 'change']) {
+		for (const type of ['settlement', 'refusal', 'alert', 'change']) {
 			source.addEventListener(type, (e) => {
 				try {
 					tell({...JSON.parse(e.data), type});

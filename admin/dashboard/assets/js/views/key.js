@@ -80,6 +80,6 @@ export function keyPage({params, query, signal}) {
 	refreshing(() => {
 		load();
 		if (!el.querySelector('.chart:focus-within')) past.load(query);
-	}, signal, (e) => (e.key === params.id && e.type !== 'admission') || e.change?.object === params.id);
+	}, signal, (e) => e.key === params.id || e.change?.object === params.id);
 	return {el, update};
 }

@@ -7,74 +7,98 @@ import {debounce, h, replace} from '../dom.js';
 import {number, when} from '../format.js';
 import {limitLabel} from '../forms.js';
 import {adjust} from '../router.js';
-import {accountLink, accountName, onEvent} from '../state.js';
+import {accountLink, accountName, groupName, groups, onEvent} from '../state.js';
 import {table} from '../table.js';
 
 const page = 100;
 
 /**
- * listPage shows what route gives under field. filters: {name, label, values}
- * are parameters of the address; matches(item, query) applies them to what is
- * loaded.
+ * listPage shows what route gives under field. filters are parameters of the
+ * address and of the route: {name, label, values}. What is searched for is
+ * looked for in what is loaded: text(item) is where.
  */
-function listPage({title, route, field, columns, filters, matches, names, fresh, none}) {
+function listPage({title, search, route, field, columns, filters, text, account, fresh, none}) {
 	return ({query, signal}) => {
 		let current = query;
+		let asked = null;
 		let items = [];
 		let cursor = null;
+		let turn = 0;
 		let state = 'loading';
 		const list = h('section', {class: 'card flush', 'aria-busy': 'true'}, h('div', {class: 'empty'}, 'Loading…'));
-		const inputs = filters.map((f) => (f.values ?
-			h('select', {'aria-label': f.label, on: {change: (e) => adjust({[f.name]: e.target.value})}}, h('option', {value: ''}, f.label), f.values.map((v) => h('option', {value: v}, v.replaceAll('_', ' ')))) :
-			h('input', {type: 'search', id: 'search', placeholder: f.label, 'aria-label': f.label, on: {input: debounce((e) => signal.aborted || adjust({[f.name]: e.target.value.trim()}, {replace: true}), 200)}})));
-		const el = h('div', null, h('div', {class: 'head'}, h('h1', null, title), h('span', {class: 'grow'}), inputs), list);
+		const find = h('input', {type: 'search', id: 'search', placeholder: search, 'aria-label': search, on: {input: debounce(() => signal.aborted || adjust({q: find.value.trim()}, {replace: true}), 200)}});
+		const selects = filters.map((f) => h('select', {'aria-label': f.label, on: {change: (e) => adjust({[f.name]: e.target.value})}},
+			h('option', {value: ''}, f.label), f.values.map((v) => h('option', {value: v}, v.replaceAll('_', ' ')))));
+		const only = h('p', {class: 'note', hidden: true});
+		const el = h('div', null, h('div', {class: 'head'}, h('h1', null, title), h('span', {class: 'grow'}), find, selects), only, list);
+
+		const names = ['account', ...filters.map((f) => f.name)];
+		const filter = () => Object.fromEntries(names.map((n) => [n, current.get(n) || '']));
 
 		async function load(more) {
+			const mine = ++turn;
 			list.setAttribute('aria-busy', 'true');
 			try {
-				const answer = await getOr(route, {limit: page, cursor: more ? cursor : ''}, signal);
+				const answer = await getOr(route, {...filter(), limit: page, cursor: more ? cursor : ''}, signal);
+				if (mine !== turn) return;
 				if (answer === null) {
 					state = 'absent';
 				} else {
-					await Promise.all([...new Set(answer[field].map(names).filter(Boolean))].slice(0, 100).map(async (id) => known.set(id, await accountName(id).catch(() => id))));
+					await groups(); // for their names
+					const unknown = [...new Set(answer[field].map(account))].filter((id) => id && !known.has(id)).slice(0, 100);
+					await Promise.all(unknown.map(async (id) => known.set(id, await accountName(id).catch(() => id))));
+					if (mine !== turn) return;
 					items = more ? [...items, ...answer[field]] : answer[field];
 					cursor = answer.next_cursor;
 					state = 'shown';
 				}
 				show();
 			} catch (err) {
-				if (!signal.aborted) replace(list, h('div', {class: 'empty'}, problem(err, () => load(more))));
+				if (mine === turn && !signal.aborted) replace(list, h('div', {class: 'empty'}, problem(err, () => load(more))));
 			} finally {
-				list.removeAttribute('aria-busy');
+				if (mine === turn) list.removeAttribute('aria-busy');
 			}
 		}
 
 		function show() {
-			filters.forEach((f, i) => {
-				if (document.activeElement !== inputs[i]) inputs[i].value = current.get(f.name) || '';
-			});
+			if (document.activeElement !== find) find.value = current.get('q') || '';
+			filters.forEach((f, i) => (selects[i].value = current.get(f.name) || ''));
 			if (state === 'absent') {
 				replace(list, h('div', {class: 'empty'}, h('h2', null, 'Not available'), h('p', null, 'This gate does not keep them.')));
 				return;
 			}
 			if (state !== 'shown') return;
-			const rows = items.filter((item) => matches(item, current));
-			replace(list, rows.length ? table({caption: `${number(rows.length)} of ${number(items.length)} loaded, newest first`, columns, rows}) :
-				h('div', {class: 'empty'}, items.length ? h('p', null, 'None of what is loaded is like that.') : none),
+			const q = (current.get('q') || '').toLowerCase();
+			const rows = items.filter((item) => text(item).some((t) => (t || '').toLowerCase().includes(q)));
+			const any = q || names.some((n) => current.get(n));
+			replace(list, rows.length ? table({caption: q ? `${number(rows.length)} of the ${number(items.length)} that are loaded` : `The newest ${number(rows.length)}${cursor ? '' : ', which are all'}`, columns, rows}) :
+				h('div', {class: 'empty'}, any ? [h('h2', null, 'None is like that'), h('p', null, h('a', {href: `#/${route}`}, 'Show all'))] : none),
 			cursor && h('div', {class: 'pager'}, h('button', {type: 'button', on: {click: () => load(true)}}, 'Load older')));
 		}
 
-		load(false);
+		async function update(next) {
+			current = next;
+			const now = JSON.stringify(filter());
+			if (now === asked) {
+				show();
+				return;
+			}
+			asked = now;
+			load(false);
+			const id = current.get('account');
+			only.hidden = !id;
+			if (id) replace(only, 'Only those about ', about(id, await accountName(id).catch(() => id)), '. ', h('a', {href: `#/${route}`}, 'Show all'));
+		}
+
+		update(query);
 		onEvent((e) => {
 			const item = fresh(e);
 			if (!item || state !== 'shown' || items.some((i) => i.id === item.id)) return;
+			if (names.some((n) => current.get(n) && current.get(n) !== (n === 'account' ? account(item) : item[n]))) return;
 			items.unshift(item);
 			if (!list.contains(document.activeElement)) show();
 		}, signal);
-		return {el, update(next) {
-			current = next;
-			show();
-		}};
+		return {el, update};
 	};
 }
 
@@ -82,15 +106,14 @@ function listPage({title, route, field, columns, filters, matches, names, fresh,
 const known = new Map();
 
 const about = (id, name) => (id ? h('a', {href: accountLink(id)}, name || known.get(id) || id) : h('span', {class: 'muted'}, 'The gate'));
-const holds = (text, ...parts) => parts.some((p) => (p || '').toLowerCase().includes(text));
 
 const kinds = {threshold: 'warn', exceeded: 'bad', forecast: 'warn', store_degraded: 'bad', store_recovered: 'good'};
 
 export const alerts = listPage({
-	title: 'Alerts', route: 'alerts', field: 'alerts',
-	filters: [{name: 'q', label: 'Search alerts'}, {name: 'kind', label: 'All kinds', values: Object.keys(kinds)}],
-	names: (a) => (a.name ? null : a.account),
-	matches: (a, q) => (!q.get('kind') || a.kind === q.get('kind')) && holds((q.get('q') || '').toLowerCase(), a.name, a.account, a.message, a.limit),
+	title: 'Alerts', search: 'Search what is loaded', route: 'alerts', field: 'alerts',
+	filters: [{name: 'kind', label: 'All kinds', values: Object.keys(kinds)}],
+	account: (a) => a.account,
+	text: (a) => [a.name, known.get(a.account), a.account, a.message, a.limit],
 	fresh: (e) => e.type === 'alert' && e.alert,
 	none: [h('h2', null, 'No alerts yet'), h('p', null, 'An alert fires once in a period when a key or group reaches one of its thresholds, and when the store fails. Set thresholds with alert_at, and a webhook in the Caddyfile to be told.')],
 	columns: [
@@ -108,18 +131,17 @@ export const alerts = listPage({
 const actions = ['create', 'update', 'delete', 'rotate', 'reset', 'grant', 'move', 'disable', 'enable', 'take_over', 'remove', 'put_back'];
 
 export const audit = listPage({
-	title: 'Audit', route: 'audit', field: 'entries',
-	filters: [{name: 'q', label: 'Search who and what'}, {name: 'action', label: 'All actions', values: actions}, {name: 'source', label: 'All sources', values: ['api', 'dashboard', 'cli', 'config']}],
-	names: (e) => e.object,
-	matches: (e, q) => (!q.get('action') || e.action === q.get('action')) && (!q.get('source') || e.source === q.get('source')) && (!q.get('object') || e.object === q.get('object')) &&
-		holds((q.get('q') || '').toLowerCase(), e.actor, e.object, known.get(e.object), e.before?.name, e.after?.name),
+	title: 'Audit', search: 'Search what is loaded', route: 'audit', field: 'entries',
+	filters: [{name: 'action', label: 'All actions', values: actions}, {name: 'source', label: 'All sources', values: ['api', 'dashboard', 'cli', 'config']}],
+	account: (e) => e.object,
+	text: (e) => [e.actor, e.object, e.name, known.get(e.object)],
 	fresh: (e) => e.type === 'change' && e.change,
 	none: [h('h2', null, 'No changes yet'), h('p', null, 'Every change of keys and groups is noted here, with who made it, and what was before and after.')],
 	columns: [
 		{label: 'When', cell: (e) => when(e.time)},
 		{label: 'Action', cell: (e) => h('span', {class: 'tag info'}, e.action.replaceAll('_', ' '))},
-		{label: 'Object', head: true, cell: (e) => about(e.object, e.after?.name || e.before?.name)},
-		{label: 'Who', wrap: true, cell: (e) => [e.actor || h('span', {class: 'muted'}, 'unknown'), ' ', h('span', {class: 'tag'}, e.source)]},
+		{label: 'Object', head: true, cell: (e) => about(e.object, e.name || e.after?.name || e.before?.name)},
+		{label: 'Who', wrap: true, cell: (e) => [e.actor && [e.actor, ' '], h('span', {class: 'tag'}, e.source)]},
 		{label: 'Changed', wide: true, wrap: true, cell: (e) => changes(e.before, e.after)},
 	],
 });
@@ -138,7 +160,7 @@ function changes(before, after) {
 function flat(o, at = '', into = new Map()) {
 	for (const [name, value] of Object.entries(o || {})) {
 		if (value !== null && typeof value === 'object' && !Array.isArray(value)) flat(value, `${at}${name}.`, into);
-		else if (value !== null && value !== '' && !(Array.isArray(value) && !value.length)) into.set(at + name, Array.isArray(value) ? value.join(', ') : String(value));
+		else if (value !== null && value !== '' && !(Array.isArray(value) && !value.length)) into.set(at + name, Array.isArray(value) ? value.join(', ') : String(value).startsWith('grp_') ? groupName(value) : String(value));
 	}
 	return into;
 }

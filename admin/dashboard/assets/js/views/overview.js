@@ -9,7 +9,7 @@ import {problem} from '../dialog.js';
 import {h, replace} from '../dom.js';
 import {compact, number, share, when} from '../format.js';
 import {adjust, go, link} from '../router.js';
-import {accountLink, groups, key, known, mayChange, onEvent} from '../state.js';
+import {accountLink, groups, key, known, mayChange, onEvent, stale} from '../state.js';
 import {axis, before, nameOf, rangeOf, rangePicker, stack, usage} from '../usage.js';
 
 const tiles = [
@@ -20,7 +20,10 @@ const kinds = {model: 'Models', key: 'Keys', group: 'Groups'};
 export function overview({query, signal}) {
 	const tools = h('div', {class: 'toolbar'});
 	const hint = h('div');
-	const stats = h('dl', {class: 'stats', 'aria-live': 'polite'});
+	const stats = h('dl', {class: 'stats'});
+	const spoken = h('p', {class: 'hidden', 'aria-live': 'polite'});
+	let spokenAt = Date.now();
+	let nearAt = 0;
 	const charts = {
 		total_tokens: h('section', {class: 'card half'}), requests: h('section', {class: 'card half'}),
 	};
@@ -28,11 +31,12 @@ export function overview({query, signal}) {
 	const near = h('section', {class: 'card third'});
 	let current = query;
 	let loading = null;
+	let newest = [];
 
 	blank();
 	const el = h('div', null,
-		h('div', {class: 'head'}, h('h1', null, 'Overview'), h('span', {class: 'grow'}), tools), hint, stats,
-		h('div', {class: 'grid'}, h('div'), charts.total_tokens, charts.requests, tops.key, tops.group, tops.model, near, refusalCard(signal), feedCard(signal)));
+		h('div', {class: 'head'}, h('h1', null, 'Overview'), h('span', {class: 'grow'}), tools), hint, stats, spoken,
+		h('div', {class: 'grid'}, charts.total_tokens, charts.requests, tops.key, tops.group, tops.model, near, refusalCard(signal), feedCard(signal)));
 
 	/** blank keeps the places of what is being loaded. */
 	function blank() {
@@ -61,6 +65,7 @@ export function overview({query, signal}) {
 		try {
 			const range = rangeOf(asked);
 			const by = by_();
+			await refresh();
 			const report = await usage(range, {by}, signal);
 			const past = usage(before(report), {}, signal).then((r) => r.totals, () => null);
 			const [tokens, requests] = await stack(report, by, ['total_tokens', 'requests'], {}, signal);
@@ -69,7 +74,8 @@ export function overview({query, signal}) {
 			const ask = {from: report.from, to: report.to, step: report.step, by, time_zone: report.time_zone};
 			replace(charts.total_tokens, heading('total_tokens', ask), stacked({title: `Tokens over time, by ${by}`, unit: 'tokens', report: axis(report), series: tokens}));
 			replace(charts.requests, heading('requests'), stacked({title: `Requests over time, by ${by}`, unit: 'requests', report: axis(report), series: requests}));
-			await Promise.all([...Object.keys(kinds).map((k) => showTop(k, k === by ? report : null, range)), empty(report)]);
+			empty(report);
+			await Promise.all(Object.keys(kinds).map((k) => showTop(k, k === by ? report : null, range)));
 		} catch (err) {
 			if (!signal.aborted) replace(charts.total_tokens, heading('total_tokens'), problem(err, load));
 		} finally {
@@ -78,12 +84,24 @@ export function overview({query, signal}) {
 		if (asked !== current) setTimeout(load);
 	}
 
+	/** refresh asks again, now and then, how limits stand, and notes the names of keys with it. */
+	async function refresh() {
+		if (Date.now() - nearAt < 15e3) return;
+		nearAt = Date.now();
+		stale();
+		({keys: newest} = await get('keys', {limit: 50}, signal));
+		known(newest);
+	}
+
 	function showTotals(report, past, range) {
 		replace(stats, tiles.map(([metric, label]) => {
 			const now = report.totals[metric];
 			return h('div', {class: 'stat'}, h('dt', null, label), h('dd', {class: 'value', title: number(now)}, compact(now)),
 				h('dd', {class: 'delta'}, delta(now, past?.[metric], range)), spark(report.series.map((s) => s.totals[metric])));
 		}));
+		if (Date.now() - spokenAt < 60e3) return; // numbers that are read out all the time are no help
+		spokenAt = Date.now();
+		spoken.textContent = `${range.label}: ${tiles.map(([metric, label]) => `${label} ${number(report.totals[metric])}`).join(', ')}`;
 	}
 
 	async function showTop(kind, report, range) {
@@ -94,17 +112,15 @@ export function overview({query, signal}) {
 		})));
 		replace(tops[kind], h('header', null, h('h2', null, `Top ${kinds[kind].toLowerCase()}`), h('span', {class: 'small'}, 'tokens')),
 			items.length ? ranking(items) : h('p', {class: 'muted'}, 'Nothing was used in this time.'));
-		if (kind === 'key') await showNear(report);
+		if (kind === 'key') await showNear(lines);
 	}
 
 	/** Groups, and of the keys those that are busy or new: all would be too many. */
-	async function showNear(byKey) {
-		const busy = byKey.breakdown.slice(0, 20).filter((l) => l.key).map((l) => key(l.key));
-		const {keys} = await get('keys', {limit: 50, status: 'active'}, signal);
-		known(keys);
-		const accounts = new Map([...(await groups()).values(), ...await Promise.all(busy), ...keys].filter((a) => a.state).map((a) => [a.id, a]));
+	async function showNear(lines) {
+		const busy = await Promise.all(lines.filter((l) => l.key).map((l) => key(l.key)));
+		const accounts = new Map([...(await groups()).values(), ...busy, ...newest].filter((a) => a.state).map((a) => [a.id, a]));
 		const list = [...accounts.values()].map((account) => ({account, s: nearest(account)})).filter(({s}) => s && s.share > 0).sort((a, b) => b.s.share - a.s.share).slice(0, 8);
-		replace(near, h('header', null, h('h2', null, 'Near their limits'), h('span', {class: 'small', title: 'All groups, the 20 busiest keys and the 50 newest'}, 'groups, busy and new keys')),
+		replace(near, h('header', null, h('h2', null, 'Near their limits'), h('span', {class: 'small', title: 'All groups, the keys that are on top, and the 50 newest'}, 'groups, busy and new keys')),
 			list.length ? h('ol', {class: 'rank'}, list.map(({account, s}) => h('li', null,
 				h('a', {class: 'name', href: accountLink(account.id), title: account.name}, account.name),
 				h('span', {class: 'num'}, share(s.share)),
@@ -114,13 +130,12 @@ export function overview({query, signal}) {
 	}
 
 	/** empty teaches the first step, where there are no keys or no calls yet. */
-	async function empty(report) {
+	function empty(report) {
 		if (report.totals.requests + report.totals.refused > 0) {
 			replace(hint);
 			return;
 		}
-		const {keys} = await get('keys', {limit: 1}, signal);
-		replace(hint, keys.length === 0 ? h('section', {class: 'card empty'}, h('h2', null, 'No keys yet'),
+		replace(hint, newest.length === 0 ? h('section', {class: 'card empty'}, h('h2', null, 'No keys yet'),
 			h('p', null, 'A key is what callers present to this gate. Its quota and limits hold from the first call.'),
 			mayChange() && h('button', {type: 'button', class: 'primary', on: {click: () => create('keys', {}, (k) => go(['keys', k.id]))}}, 'Create the first key'),
 			h('pre', null, tryLine('$KEY'))) :
@@ -137,7 +152,7 @@ export function overview({query, signal}) {
 	refreshing(() => {
 		for (const card of Object.values(charts)) if (card.contains(document.activeElement) || card.querySelector('details[open]')) return; // it is being read
 		load();
-	}, signal, (e) => e.type !== 'admission');
+	}, signal, () => true, 10000);
 	return {el, update};
 }
 
@@ -172,7 +187,7 @@ function refusalCard(signal) {
 
 /** feedCard shows calls as they end. */
 function feedCard(signal) {
-	const list = h('ol', {class: 'feed'});
+	const list = h('ol', {class: 'feed', tabindex: 0, 'aria-label': 'Calls as they end'});
 	const body = h('div', null, h('p', {class: 'muted'}, 'Calls appear here as they end.'));
 	onEvent(async (e) => {
 		if (e.type !== 'settlement' && e.type !== 'refusal') return;
