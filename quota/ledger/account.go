@@ -20,17 +20,16 @@ type Account struct {
 	mu       sync.Mutex // guards all below; see chain for the order of locking
 	gone     bool       // evicted: load it again
 	dirty    bool       // in Ledger.dirty
+	minute   uint32     // number of the windows' generation
 	seq      uint64     // the last record that concerns it
 	quota    quotaCounter
 	day      dayCounter
-	minute   uint32 // number of the windows' generation
 	inFlight int64
 	requests limiter.Window[uint32]
 	tokens   limiter.Window[int64]
 	lastUsed int64        // Unix nanoseconds
 	resetAt  int64        // Unix seconds of the quota's last reset by hand
 	opened   *Reservation // the open reservations of a key
-	notes    *notes       // what happens while align reads the history, or nil
 }
 
 // The counters of a period. An offset is by how much a counter differs from

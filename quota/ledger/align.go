@@ -97,15 +97,11 @@ func (l *Ledger) alignOnce(now time.Time, a *Account, p *Policy) bool {
 		return true
 	}
 	number, period, day, dayPeriod := a.quota.number, a.quota.period, a.day.number, a.day.period
-	seen := &notes{}
-	a.notes = seen
+	seen := &notes{account: a}
+	l.noting.Store(seen)
+	defer l.noting.Store(nil) // also when the store panics
 	idle := a.inFlight == 0
 	a.mu.Unlock()
-	defer func() { // also when the store panics
-		a.mu.Lock()
-		a.notes = nil
-		a.mu.Unlock()
-	}()
 	past, err := l.past(a.id, want, idle)
 	if err != nil {
 		l.failed("align", err)

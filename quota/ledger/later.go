@@ -70,9 +70,9 @@ func (l *Ledger) tryCorrect(now time.Time, name quota.Later, o quota.Outcome) (s
 	for i, a := range accounts {
 		a.correct(&r.Shares[i], r)
 		a.touched(seq)
-		if a.notes != nil {
-			a.notes.corrected(r)
-		}
+	}
+	if n := l.noting.Load(); n != nil {
+		n.corrected(accounts, r)
 	}
 	l.forgetLater(name)
 	for i := len(accounts) - 1; i >= 0; i-- {

@@ -71,7 +71,8 @@ type state struct {
 	provisional map[quota.Later]*quota.Record
 	corrected   map[quota.Later]bool
 
-	alignMu     sync.Mutex // held by align while it reads the history; before checkpointMu
+	noting      atomic.Pointer[notes] // of the account that align reads the history of, or nil
+	alignMu     sync.Mutex            // held by align while it reads the history; before checkpointMu
 	alerts      atomic.Pointer[alertRules]
 	alerted     map[alertKey]alerted // only Tick's
 	alertMu     sync.Mutex

@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"math"
+	"slices"
 
 	"github.com/llm-quota/caddy-llm-quota/quota"
 )
@@ -121,8 +122,12 @@ func (p *past) add(want alignment, n *notes) {
 	})
 }
 
-// notes are what happens to an account while align reads its history.
-type notes struct{ events []note }
+// notes are what happens to an account while align reads its history. They are
+// its, and guarded like it.
+type notes struct {
+	account *Account
+	events  []note
+}
 
 type note struct {
 	kind             quota.RecordKind
@@ -131,13 +136,21 @@ type note struct {
 	tokens, requests int64 // that came to the history
 }
 
-func (n *notes) admitted(r *quota.Record) {
-	n.events = append(n.events, note{kind: quota.RecordOpen, seq: r.Seq, id: r.ID, opened: seconds(r.Time)})
+// The following note what a record did to accounts, which are locked.
+
+func (n *notes) admitted(accounts []*Account, r *quota.Record) {
+	n.add(accounts, note{kind: quota.RecordOpen, seq: r.Seq, id: r.ID, opened: seconds(r.Time)})
 }
 
-func (n *notes) settled(r *quota.Record) { n.events = append(n.events, settlement(r)) }
+func (n *notes) settled(accounts []*Account, r *quota.Record) { n.add(accounts, settlement(r)) }
 
-func (n *notes) corrected(r *quota.Record) { n.events = append(n.events, correction(r)) }
+func (n *notes) corrected(accounts []*Account, r *quota.Record) { n.add(accounts, correction(r)) }
+
+func (n *notes) add(accounts []*Account, e note) {
+	if slices.Contains(accounts, n.account) {
+		n.events = append(n.events, e)
+	}
+}
 
 // settlement returns what a RecordSettle adds to the history.
 func settlement(r *quota.Record) note {

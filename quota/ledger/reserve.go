@@ -272,9 +272,9 @@ func (l *Ledger) take(now time.Time, tick int64, c Call, r *Reservation) uint64 
 	r.record.ID = seq
 	for _, a := range r.accounts[:r.n] {
 		a.touched(seq)
-		if a.notes != nil {
-			a.notes.admitted(&r.record)
-		}
+	}
+	if n := l.noting.Load(); n != nil {
+		n.admitted(r.accounts[:r.n], &r.record)
 	}
 	r.prev, r.next = nil, key.opened
 	if r.next != nil {
@@ -372,9 +372,9 @@ func (l *Ledger) Settle(now time.Time, r *Reservation, o quota.Outcome) error {
 	seq := l.store.Append(rec)
 	for _, a := range r.accounts[:r.n] {
 		a.touched(seq)
-		if a.notes != nil {
-			a.notes.settled(rec)
-		}
+	}
+	if n := l.noting.Load(); n != nil {
+		n.settled(r.accounts[:r.n], rec)
 	}
 	if r.kept {
 		l.dirtyMu.Lock()
