@@ -21,19 +21,29 @@ const maxNewKeys = 10_000
 // deletions fail keeps those that were made.
 type applier struct {
 	*run
-	dir  *directory
-	undo []func(context.Context) error // empty: nothing is done, or all is undone
-	bar  *progress
+	interrupted func() error
+	dir         *directory
+	undo        []func() error // empty: nothing is done, or all is undone
+	bar         *progress
 	// keep keeps the secrets of keys that were just made.
 	keep func(keys []admin.Key) error
 }
 
 func (a *applier) apply(p *plan) error {
+	// An interruption ends it between two requests, so that what each of them
+	// has done is known.
+	whole := *a.run
+	whole.ctx = context.WithoutCancel(a.ctx)
+	a.run, a.interrupted = &whole, a.ctx.Err
 	if err := a.changes(p); err != nil {
 		return a.undone(err)
 	}
 	for i, s := range p.deletes {
-		if err := a.delete(s); err != nil {
+		err := a.interrupted()
+		if err == nil {
+			err = a.delete(s)
+		}
+		if err != nil {
 			all := len(p.deletes)
 			p.deletes = p.deletes[:i]
 			return fmt.Errorf("deleting %s (%d of %d deletions were made, and all else is done): %w", s.title(), i, all, err)
@@ -49,12 +59,19 @@ func (a *applier) changes(p *plan) error {
 		if s.was == nil {
 			do, doing = a.createGroup, "creating"
 		}
-		if err := do(s); err != nil {
+		err := a.interrupted()
+		if err == nil {
+			err = do(s)
+		}
+		if err != nil {
 			return fmt.Errorf("%s %s (line %d): %w", doing, s.title(), s.line, err)
 		}
 		a.bar.add(1)
 	}
 	for chunk := range slices.Chunk(p.keys, maxNewKeys) {
+		if err := a.interrupted(); err != nil {
+			return err
+		}
 		if err := a.createKeys(chunk); err != nil {
 			return err
 		}
@@ -68,10 +85,9 @@ func (a *applier) undone(why error) error {
 	if len(a.undo) == 0 {
 		return why
 	}
-	ctx := context.WithoutCancel(a.ctx) // also when it was interrupted
 	var left []error
 	for _, f := range slices.Backward(a.undo) {
-		if err := f(ctx); err != nil {
+		if err := f(); err != nil {
 			left = append(left, err)
 		}
 	}
@@ -95,8 +111,8 @@ func (a *applier) createGroup(s *step) error {
 
 // dropLater notes that undoing deletes an account.
 func (a *applier) dropLater(id quota.ID) {
-	a.undo = append(a.undo, func(ctx context.Context) error {
-		if _, err := a.api.Do(ctx, client.Request{Method: http.MethodDelete, Path: client.Path(id.Kind(), id.String())}); err != nil {
+	a.undo = append(a.undo, func() error {
+		if _, err := a.api.Do(a.ctx, client.Request{Method: http.MethodDelete, Path: client.Path(id.Kind(), id.String())}); err != nil {
 			return fmt.Errorf("deleting %s again: %w", id, err)
 		}
 		return nil
@@ -147,8 +163,8 @@ func (a *applier) change(s *step) error {
 		return err
 	}
 	q.IfMatch, q.Body = answer.ETag, patchOf(&s.was.settings, s.want, s.changed)
-	a.undo = append(a.undo, func(ctx context.Context) error {
-		if _, err := a.api.Do(ctx, q); err != nil {
+	a.undo = append(a.undo, func() error {
+		if _, err := a.api.Do(a.ctx, q); err != nil {
 			return fmt.Errorf("changing %s back: %w", s.title(), err)
 		}
 		return nil

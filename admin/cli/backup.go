@@ -22,6 +22,7 @@ hashes alone; keep it as safe as the store. restore makes a store of it again.`,
 }
 
 func backup(r *run, args []string) error {
+	defer r.catch()()
 	resp, err := r.api.Open(r.ctx, client.Request{Path: "/backup"})
 	if err != nil {
 		return fmt.Errorf("backing up: %w", err)

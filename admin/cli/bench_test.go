@@ -1,6 +1,7 @@
 package cli_test
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"flag"
@@ -23,7 +24,6 @@ import (
 	_ "github.com/llm-quota/caddy-llm-quota"
 	"github.com/llm-quota/caddy-llm-quota/admin"
 	"github.com/llm-quota/caddy-llm-quota/admin/cli"
-	"github.com/llm-quota/caddy-llm-quota/admin/client"
 	"github.com/llm-quota/caddy-llm-quota/quota"
 	"github.com/llm-quota/caddy-llm-quota/quota/ledger"
 )
@@ -84,7 +84,17 @@ func (b *bench) load(options string) {
 		b.Fatal(err)
 	}
 	app["store"] = map[string]any{"engine": "badger", "dir": b.store}
-	b.loadApps(map[string]any{"llm_quota": app})
+	answer := map[string]any{
+		"handler": "static_response", "headers": map[string]any{"Content-Type": []string{"application/json"}},
+		"body": `{"object":"chat.completion","choices":[],"usage":{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10}}`,
+	}
+	site := map[string]any{
+		"listen": []string{"unix/" + b.socket + "-site"},
+		"routes": []any{map[string]any{"handle": []any{map[string]any{"handler": "llm_quota"}, answer}}},
+	}
+	b.loadApps(map[string]any{
+		"llm_quota": app, "http": map[string]any{"servers": map[string]any{"site": site}},
+	})
 }
 
 func (b *bench) loadApps(apps map[string]any) {
@@ -211,12 +221,7 @@ func (b *bench) group(name string) admin.Group {
 // spend makes a key use tokens, half of them output.
 func (b *bench) spend(name, model string, tokens int64) {
 	b.Helper()
-	b.spendOn(b.ledger(), name, model, tokens)
-}
-
-func (b *bench) spendOn(l *ledger.Ledger, name, model string, tokens int64) {
-	b.Helper()
-	now := clock()
+	l, now := b.ledger(), clock()
 	id, err := l.Find(quota.KindKey, name)
 	if err != nil {
 		b.Error(err)
@@ -239,26 +244,6 @@ func (b *bench) spendOn(l *ledger.Ledger, name, model string, tokens int64) {
 	}
 }
 
-// refuse makes a key ask for more than any limit admits.
-func (b *bench) refuse(l *ledger.Ledger, name, model string) {
-	b.Helper()
-	now := clock()
-	id, err := l.Find(quota.KindKey, name)
-	if err != nil {
-		b.Error(err)
-		return
-	}
-	a, err := l.Account(now, id)
-	if err != nil {
-		b.Error(err)
-		return
-	}
-	var r ledger.Reservation
-	if ref, err := l.Reserve(now, a, ledger.Call{Model: model, Input: 1 << 40}, &r); err != nil || ref == nil {
-		b.Errorf("refused by %v (%v)", ref, err)
-	}
-}
-
 // until waits until ok, which must come.
 func (b *bench) until(what string, ok func() bool) {
 	b.Helper()
@@ -269,34 +254,46 @@ func (b *bench) until(what string, ok func() bool) {
 	}
 }
 
-// busy makes a key spend and be refused until it is stopped.
-func (b *bench) busy(name string) (stop func()) {
+// call makes a chat completion through the gate, and returns its status.
+func (b *bench) call(secret, model string) int {
+	r, err := http.NewRequestWithContext(b.Context(), http.MethodPost, "http://site/v1/chat/completions",
+		strings.NewReader(fmt.Sprintf(`{"model":%q,"messages":[{"role":"user","content":"hello"}]}`, model)))
+	if err != nil {
+		b.Error(err)
+		return 0
+	}
+	r.Header.Set("Authorization", "Bearer "+strings.TrimSpace(secret))
+	r.Header.Set("Content-Type", "application/json")
+	site := &http.Client{Transport: &http.Transport{DialContext: dialer(b.socket + "-site"), DisableKeepAlives: true}}
+	resp, err := site.Do(r)
+	if err != nil {
+		b.Error(err)
+		return 0
+	}
+	resp.Body.Close()
+	return resp.StatusCode
+}
+
+// busy makes a key call, and be refused a model, until it is stopped.
+func (b *bench) busy(secret string) (stop func()) {
 	ctx, cancel := context.WithCancel(b.Context())
-	l, done := b.ledger(), make(chan struct{})
+	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		for ctx.Err() == nil {
-			b.spendOn(l, name, "gpt-4o", 10)
-			b.refuse(l, name, "gpt-4o")
-			time.Sleep(time.Millisecond)
+			if good, bad := b.call(secret, "gpt-4o"), b.call(secret, "claude"); good != 200 || bad != 403 {
+				b.Errorf("status %d and %d", good, bad)
+				return
+			}
 		}
 	}()
 	return func() { cancel(); <-done }
 }
 
-// has tells whether the gate has a route.
-func (b *bench) has(path string) bool {
-	b.Helper()
-	c, err := client.New(b.admin, "", "")
-	if err != nil {
-		b.Fatal(err)
+func dialer(socket string) func(context.Context, string, string) (net.Conn, error) {
+	return func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", socket)
 	}
-	defer c.Close()
-	resp, err := c.Open(b.Context(), client.Request{Path: path})
-	if err == nil {
-		resp.Body.Close()
-	}
-	return err == nil
 }
 
 // masks hide what is new each time, under something as wide.
@@ -308,9 +305,10 @@ var masks = []struct {
 	{regexp.MustCompile(`grp_[0-9a-z]{13}`), "grp_xxxxxxxxxxxxx"},
 	{regexp.MustCompile(`lq_[0-9A-Za-z]{8}_[0-9A-Za-z]{38}`), "lq_secret"},
 	{regexp.MustCompile(`lq_[0-9A-Za-z]{8}`), "lq_xxxxxxxx"},
-	{regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d(:\d\d)?`), "<time>"},
-	{regexp.MustCompile(`\d{4}-\d\d-\d\d\b`), "<date>"},
-	{regexp.MustCompile(`\d\d:\d\d:\d\d`), "<time>"},
+	{regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d`), "YYYY-MM-DD hh:mm:ss"},
+	{regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d`), "YYYY-MM-DD hh:mm"},
+	{regexp.MustCompile(`\d{4}-\d\d-\d\d\b`), "YYYY-MM-DD"},
+	{regexp.MustCompile(`\d\d:\d\d:\d\d`), "hh:mm:ss"},
 	{regexp.MustCompile(`\b\d+[smhd] ago|\bin \d+[smhd]\b|\bnow\b`), "<when>"},
 	{regexp.MustCompile(`(?m)^( *[▁▂▃▄▅▆▇█]+  most)`), "<spark>  most"},
 }
@@ -352,9 +350,11 @@ func golden(t testing.TB, name string, results ...*result) {
 	}
 }
 
-// background runs a command until its context ends. What it prints can be read.
-func (b *bench) background(ctx context.Context, command string) (*io.PipeReader, chan int) {
-	out, in := io.Pipe()
+// background runs a command until it is stopped, which returns its exit code.
+// What it prints must be read.
+func (b *bench) background(command string) (out *bufio.Reader, stop func() int) {
+	ctx, cancel := context.WithCancel(b.Context())
+	pipe, in := io.Pipe()
 	done := make(chan int, 1)
 	go func() {
 		w := &cli.World{Stdout: in, Actor: "tester"}
@@ -362,16 +362,18 @@ func (b *bench) background(ctx context.Context, command string) (*io.PipeReader,
 		in.Close()
 		done <- code
 	}()
-	return out, done
+	out = bufio.NewReader(pipe)
+	return out, func() int {
+		cancel()
+		go io.Copy(io.Discard, out)
+		return <-done
+	}
 }
 
 // spy lets f's commands come through a proxy that shows each request, which
 // may change it.
 func (b *bench) spy(see func(*http.Request), f func()) {
 	b.Helper()
-	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", b.socket)
-	}
 	proxy := httptest.NewServer(&httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			see(r.In)
@@ -380,7 +382,7 @@ func (b *bench) spy(see func(*http.Request), f func()) {
 			r.Out.URL.Scheme, r.Out.URL.Host = "http", "127.0.0.1"
 			r.Out.Host = "127.0.0.1"
 		},
-		Transport:     &http.Transport{DialContext: dial, DisableKeepAlives: true},
+		Transport:     &http.Transport{DialContext: dialer(b.socket), DisableKeepAlives: true},
 		FlushInterval: -1,
 	})
 	defer proxy.Close()

@@ -47,12 +47,17 @@ func system(restore Restore) *env {
 	in, out, err := terminal(os.Stdin), terminal(os.Stdout), terminal(os.Stderr)
 	return &env{
 		in: os.Stdin, out: &output{w: os.Stdout}, err: &output{w: os.Stderr},
-		asks: in && err, shows: err, colour: out && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb",
+		asks: in && err, shows: err, colour: out && coloured(os.Getenv),
 		now: time.Now, actor: actor(), restore: restore,
 	}
 }
 
 func terminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
+
+// coloured tells whether whoever uses a terminal wants colours.
+func coloured(getenv func(string) string) bool {
+	return getenv("NO_COLOR") == "" && getenv("TERM") != "dumb"
+}
 
 // actor is who makes changes, for the audit log.
 func actor() string {

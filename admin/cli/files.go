@@ -164,6 +164,9 @@ type measured struct {
 }
 
 func (m *measured) Read(b []byte) (int, error) {
+	if err := m.p.r.ctx.Err(); err != nil {
+		return 0, err
+	}
 	n, err := m.in.Read(b)
 	m.p.add(int64(n))
 	return n, err

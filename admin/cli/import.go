@@ -111,6 +111,7 @@ func (r *run) appZone() (string, error) {
 
 // carryOut does what a plan says, and tells of it.
 func (r *run) carryOut(p *plan, dir *directory) error {
+	defer r.catch()()
 	secrets := map[string]string{}
 	a := &applier{run: r, dir: dir, bar: &progress{r: r, what: "imported", total: int64(len(p.steps()))}}
 	a.keep = func(keys []admin.Key) error {

@@ -1,7 +1,10 @@
 package cli_test
 
 import (
+	"context"
 	"encoding/json"
+	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -157,12 +160,58 @@ func TestImportUndoes(t *testing.T) {
 	text := strings.NewReplacer("5M monthly", "6M monthly", "number: 7", "number: 8", "  - name: backend\n", "  - name: new\n  - name: backend\n").Replace(accounts) +
 		"  - name: fresh\n  - name: thief\n    secret: sk-an-existing-secret-0123456789\n"
 	text = strings.Replace(text, "  - name: old\n    secret: sk-an-existing-secret-0123456789\n", "  - name: old\n", 1)
-	b.importing(text, "--secrets-to "+secrets).exits(1).says("another key has this secret", "the changes before it are undone")
+	b.importing(text, "--secrets-to "+secrets).exits(1).says("Error: importing: creating 2 keys: key 2 of 2: another key has this secret", "the changes before it are undone")
 	if diff := cmp.Diff(before, b.run("export").ok().out); diff != "" {
 		t.Error(diff)
 	}
 	if _, err := os.Stat(secrets); !os.IsNotExist(err) {
 		t.Errorf("the file for secrets: %v", err)
+	}
+}
+
+// An interruption ends it between two changes, and those are undone.
+func TestImportInterrupted(t *testing.T) {
+	b := newBench(t)
+	for _, path := range []string{"/llm_quota/groups", "/llm_quota/keys"} {
+		ctx, interrupt := context.WithCancel(t.Context())
+		w := &cli.World{In: accounts, Shows: true}
+		b.spy(func(r *http.Request) {
+			if r.Method == http.MethodPost && r.URL.Path == path {
+				interrupt()
+			}
+		}, func() {
+			w.Run(ctx, "llm-quota", "import", "-", "--secrets-to", filepath.Join(t.TempDir(), "secrets"))
+		})
+		r := &result{t, "import", 1, w.Out.String(), w.Err.String()}
+		if path == "/llm_quota/groups" {
+			r.says("Error: interrupted: importing", "the changes before it are undone")
+			if out := b.run("export").ok().out; out != "groups: []\nkeys: []\n" {
+				t.Errorf("there are %s", out)
+			}
+			continue
+		}
+		r.says("Done: 2 groups new, 2 keys new") // nothing was left to do
+		if !strings.Contains(w.Err.String(), "imported ") {
+			t.Errorf("no progress in %q", w.Err.String())
+		}
+	}
+}
+
+// Lists that have more than a page, and more keys than one request makes.
+func TestImportMany(t *testing.T) {
+	const n = 10_050
+	b := newBench(t)
+	var text strings.Builder
+	text.WriteString("keys:\n")
+	for i := range n {
+		fmt.Fprintf(&text, "  - {name: k%05d, limits: {requests_per_minute: 5}}\n", i)
+	}
+	if r := b.importing(text.String(), "").ok(); strings.Count(r.out, "\tlq_") != n {
+		t.Errorf("%d secrets are printed", strings.Count(r.out, "\tlq_"))
+	}
+	b.importing(text.String(), "--prune").ok().says("nothing to change, 10050 as they should be")
+	if keys := read[admin.Keys](b.run("keys list --limit 1005 --json")); len(keys.Keys) != 1005 || keys.NextCursor == nil {
+		t.Errorf("%d keys", len(keys.Keys))
 	}
 }
 

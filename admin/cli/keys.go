@@ -160,7 +160,7 @@ func (r *run) noteMore(p *page, what string) {
 	case len(p.rows) == 0:
 		r.notef("There are no such %s.\n", what)
 	case p.next != nil:
-		r.notef("There are more than these %d %s: --all shows them.\n", len(p.rows), what)
+		r.notef("There are more %s: --all shows them.\n", what)
 	}
 }
 

@@ -32,6 +32,7 @@ func restore(r *run, args []string) error {
 		return fmt.Errorf("opening the backup: %w", err)
 	}
 	defer in.Close()
+	defer r.catch()()
 	p := &progress{r: r, what: "restored", total: size, bytes: true}
 	err = r.restore(dir, p.reader(in))
 	p.end()

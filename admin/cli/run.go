@@ -102,8 +102,6 @@ func (e *env) start(c *cobra.Command, f func(*run, []string) error, args []strin
 	if ctx == nil {
 		ctx = context.Background()
 	}
-	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
-	defer stop()
 	r := &run{env: e, ctx: ctx, flags: c.Flags(), names: map[string]string{}}
 	r.json, _ = c.Flags().GetBool("json")
 	err := r.connect()
@@ -124,7 +122,7 @@ func (e *env) start(c *cobra.Command, f func(*run, []string) error, args []strin
 	if errors.Is(err, errFailed) {
 		return err
 	}
-	if ctx.Err() != nil {
+	if r.ctx.Err() != nil {
 		err = fmt.Errorf("interrupted: %w", err)
 	}
 	e.err.printf("Error: %s\n", clean(err.Error()))
@@ -132,6 +130,21 @@ func (e *env) start(c *cobra.Command, f func(*run, []string) error, args []strin
 		e.err.printf("Hint: %s\n", hint)
 	}
 	return errFailed
+}
+
+// catch lets an interruption end the context, where there is something to be
+// cleaned up; a second one kills the process.
+func (r *run) catch() (release func()) {
+	whole := r.ctx
+	ctx, stop := signal.NotifyContext(whole, os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	r.ctx = ctx
+	return func() {
+		if ctx.Err() == nil { // stop would make it look interrupted
+			r.ctx = whole
+		}
+		stop()
+	}
 }
 
 // misuse says that a command was not written rightly.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -172,6 +173,33 @@ func (fullDisk) Write([]byte) (int, error) { return 0, errors.New("no space left
 
 var _ io.Writer = fullDisk{}
 
+// An interruption ends tail as it should end.
+func TestProcessInterrupted(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("no process can be interrupted there")
+	}
+	serve, seen := eventsOf()
+	fake(t, serve)
+	c := mainProcess(t, "tail")
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	<-seen
+	if err := c.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+// mainProcess is a process in which Caddy's main runs a command.
+func mainProcess(t *testing.T, command string) *exec.Cmd {
+	c := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestProcess$")
+	c.Env = append(os.Environ(), "LLM_QUOTA_TEST_MAIN="+command, "CADDY_ADMIN="+caddy.DefaultAdminListen)
+	return c
+}
+
 // The exit codes and streams are those of a real process, in which Caddy's own
 // main runs the command.
 func TestProcess(t *testing.T) {
@@ -182,8 +210,7 @@ func TestProcess(t *testing.T) {
 	}
 	newBench(t)
 	process := func(command string) *result {
-		c := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestProcess$")
-		c.Env = append(os.Environ(), "LLM_QUOTA_TEST_MAIN="+command, "CADDY_ADMIN="+caddy.DefaultAdminListen)
+		c := mainProcess(t, command)
 		var out, err strings.Builder
 		c.Stdout, c.Stderr = &out, &err
 		if failed := c.Run(); failed != nil && c.ProcessState == nil {

@@ -101,11 +101,11 @@ func TestBackupAndRestore(t *testing.T) {
 		t.Fatalf("%v (%v)", info, err)
 	}
 	var out bytes.Buffer
-	b.runIn(&cli.World{Stdout: &out, Shows: true}, "backup -").ok()
+	b.runIn(&cli.World{Stdout: &out, Shows: true}, "backup -").ok().says("\r\x1b[Kbacked up ")
 	restored := filepath.Join(dir, "restored")
 	w := func(in string) *cli.World { return &cli.World{Restore: badger.Restore, In: in} }
 	b.runIn(w(""), "restore --dir %s %s", restored, file).ok().says("restored into " + restored)
-	b.runIn(w(""), "restore --dir %s %s", restored, file).exits(1).says("restoring " + file)
+	b.runIn(w(""), "restore --dir %s %s", restored, file).exits(1).says("Error: restoring " + file)
 	second := filepath.Join(dir, "second")
 	b.runIn(w(out.String()), "restore --dir %s -", second).ok()
 	b.runIn(w("no backup"), "restore --dir %s -", filepath.Join(dir, "third")).exits(1)
@@ -127,7 +127,7 @@ func TestBackupAndRestore(t *testing.T) {
 		http.NewResponseController(w).Flush()
 		panic(http.ErrAbortHandler)
 	})
-	broken.run("backup %s", file).exits(1).says("backing up to "+file, "EOF")
+	broken.run("backup %s", file).exits(1).says("Error: backing up to "+file, "EOF")
 	after, err := os.ReadFile(file)
 	if err != nil || !bytes.Equal(before, after) {
 		t.Errorf("the older backup is gone (%v)", err)

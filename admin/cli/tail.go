@@ -72,6 +72,7 @@ func tail(r *run, _ []string) error {
 	if err != nil {
 		return err
 	}
+	defer r.catch()()
 	pause, connected, lost, last := firstPause, false, false, ""
 	opened := func() {
 		if lost {
