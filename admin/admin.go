@@ -72,6 +72,7 @@ var routes = map[string]methods{
 	"/llm_quota/status":              {http.MethodGet: showStatus},
 	"/llm_quota/verify":              {http.MethodGet: verify},
 	"/llm_quota/backup":              {http.MethodGet: backup},
+	"/llm_quota/openapi.json":        {http.MethodGet: showOpenAPI},
 }
 
 // Routes returns the routes of the API.
