@@ -377,7 +377,7 @@ func flip(t testing.TB, path string, at int64) {
 // TestFlippedBytes flips bytes of every file of a store, wherever something is
 // written: what is known is all that there was, or the loss is told.
 func TestFlippedBytes(t *testing.T) {
-	each := int64(12)
+	each := int64(8)
 	if testing.Short() {
 		each = 3
 	}

@@ -147,7 +147,7 @@ func (rec *recovery) read(s *segment, last bool) error {
 		return err
 	case ok && first > rec.next:
 		rec.gap(first)
-	case !ok && (s.size >= headerSize || !last): // a crash leaves a short one at most, the last
+	case !ok && s.size >= headerSize: // a crash leaves a short one, and a power loss brings one back that was removed
 		rec.j.log("journal %s: the header is damaged", s.path)
 	}
 	rec.scan.reset(f, min(headerSize, s.size), s.size)

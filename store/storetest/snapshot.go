@@ -60,7 +60,7 @@ func (s *store) snapshot() quota.Snapshot {
 	s.t.Helper()
 	sn, err := s.Snapshot()
 	ok(s.t, err)
-	s.t.Cleanup(func() { sn.Close() })
+	s.t.Cleanup(func() { ok(s.t, sn.Close()) })
 	return sn
 }
 
