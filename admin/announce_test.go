@@ -2,6 +2,7 @@ package admin
 
 import (
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -31,14 +32,30 @@ func (f *full) Guard(now time.Time) error {
 // listener is a gate of which the events are kept.
 type listener struct {
 	bench
+	onEmit func()
 	mu     sync.Mutex
-	events []string
+	events []event
 }
 
-func (l *listener) Emit(event string, _ map[string]any) {
+type event struct {
+	name string
+	data map[string]any
+}
+
+func (l *listener) Emit(name string, data map[string]any) {
+	if l.onEmit != nil {
+		l.onEmit()
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.events = append(l.events, event)
+	l.events = append(l.events, event{name, data})
+}
+
+// heard are the events so far.
+func (l *listener) heard() []event {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.events)
 }
 
 // A store that fails, and works again, is seen in the status, the metrics, the
@@ -99,8 +116,8 @@ func TestStoreHealth(t *testing.T) {
 	}
 	news.Stop()
 	news.Close()
-	if len(heard.events) != 2 || heard.events[0] != EventStoreDegraded || heard.events[1] != EventStoreRecovered {
-		t.Errorf("events %q", heard.events)
+	if len(heard.events) != 2 || heard.events[0].name != EventStoreDegraded || heard.events[1].name != EventStoreRecovered {
+		t.Errorf("events %+v", heard.events)
 	}
 	if all := logs.All(); len(all) != 2 || all[0].Level != zap.ErrorLevel || all[1].Level != zap.InfoLevel {
 		t.Errorf("logged %v", all)
