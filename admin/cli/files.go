@@ -80,22 +80,20 @@ func writeFile(name string, in io.Reader) (n int64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	defer func() {
-		if err != nil {
-			f.Close()
-			err = errors.Join(err, os.Remove(f.Name()))
-		}
-	}()
-	if n, err = io.Copy(f, in); err != nil {
-		return 0, err
+	n, err = io.Copy(f, in)
+	if err == nil {
+		err = f.Sync()
 	}
-	if err = f.Sync(); err != nil {
-		return 0, err
+	if closing := f.Close(); err == nil {
+		err = closing
 	}
-	if err = f.Close(); err != nil {
-		return 0, err
+	if err == nil {
+		err = os.Rename(f.Name(), name)
 	}
-	return n, os.Rename(f.Name(), name)
+	if err != nil {
+		return 0, errors.Join(err, os.Remove(f.Name()))
+	}
+	return n, nil
 }
 
 // confirm asks whether to go on. Where nobody can be asked, or with --yes, it

@@ -40,16 +40,6 @@ keys:
     disabled: true
 `
 
-// write puts a text into a file.
-func write(t testing.TB, text string) string {
-	t.Helper()
-	name := filepath.Join(t.TempDir(), "accounts.yaml")
-	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return name
-}
-
 func (b *bench) importing(text, flags string) *result {
 	b.Helper()
 	return b.runIn(&cli.World{In: text}, "import - "+flags)

@@ -21,7 +21,7 @@ func TestStateGolden(t *testing.T) {
 	b := newBench(t)
 	b.run(`groups create engineering --quota "5M manual"`).ok()
 	b.run(`keys create Ada --group engineering --quota "100k manual" --models "gpt-*"`).ok()
-	awayFromMidnight()
+	withinHour()
 	b.spend("Ada", "gpt-4o", 86_000)
 	golden(t, "state",
 		b.run("explain Ada"), b.run("explain Ada --model gpt-4o --input-tokens 20k --max-output-tokens 4000"),
@@ -34,7 +34,7 @@ func TestStateGolden(t *testing.T) {
 func TestStatus(t *testing.T) {
 	b := newBench(t)
 	b.run("keys create Ada").ok()
-	awayFromMidnight()
+	withinHour()
 	b.spend("Ada", "gpt-4o", 86_000)
 	b.run("status").ok().prints("store      works\n           badger, ", "accounts   1 key, 0 groups\n", "under way  0 calls\n",
 		"today      1 request (0 failed), and 0 refused\n           86,000 tokens: 43,000 of input, 43,000 of output\n")
