@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"os"
@@ -105,20 +104,6 @@ func (p *process) healthy(want bool) {
 		shown, _ := p.metric("caddy_llm_quota_store_up")
 		return p.status().Store.Healthy == want && shown == up
 	})
-}
-
-// complaints returns the warnings and errors of the gate that were logged after
-// so many bytes.
-func (p *process) complaints(after int) (lines []string) {
-	log := bufio.NewScanner(strings.NewReader(string(p.log()[after:])))
-	log.Buffer(nil, 1<<20)
-	for log.Scan() {
-		line := log.Text()
-		if strings.Contains(line, `"logger":"llm_quota`) && (strings.Contains(line, `"level":"error"`) || strings.Contains(line, `"level":"warn"`)) {
-			lines = append(lines, line)
-		}
-	}
-	return lines
 }
 
 // some makes calls one after another and returns how many of them ended well,

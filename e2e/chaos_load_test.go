@@ -349,6 +349,20 @@ func (p *process) differences() int64 {
 	return int64(len(verified.Differences))
 }
 
+// complaints returns the warnings and errors of the gate that were logged after
+// so many bytes.
+func (p *process) complaints(after int) (lines []string) {
+	log := bufio.NewScanner(strings.NewReader(string(p.log()[after:])))
+	log.Buffer(nil, 1<<20)
+	for log.Scan() {
+		line := log.Text()
+		if strings.Contains(line, `"logger":"llm_quota`) && (strings.Contains(line, `"level":"error"`) || strings.Contains(line, `"level":"warn"`)) {
+			lines = append(lines, line)
+		}
+	}
+	return lines
+}
+
 // metric returns the sum of a metric's series, and how many there are.
 func (p *process) metric(name string) (sum float64, series int) {
 	p.t.Helper()

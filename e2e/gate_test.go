@@ -40,6 +40,11 @@ func newProcess(t *testing.T, caddyfile, admin string, sites ...string) *process
 	t.Cleanup(func() {
 		p.kill()
 		if t.Failed() {
+			for i, line := range p.complaints(0) {
+				if i < 20 {
+					t.Logf("the gate warned: %s", line)
+				}
+			}
 			t.Logf("the log of Caddy ends:\n%s", p.logEnd())
 		}
 	})

@@ -100,7 +100,7 @@ func TestKill(t *testing.T) {
 			t.Errorf("after another start the ledger has\n%+v, had\n%+v", again, first)
 		}
 	}
-	load.tally(t, g, g.usage(id), reserved)
+	load.tally(t, g, g.usage(id), reserved, &arrived)
 	t.Logf("%d rounds: %d calls began, %d were seen to end, %d reached the provider",
 		rounds, load.sum(&load.began), load.sum(&load.ended), arrived[whole].Load()+arrived[streamed].Load())
 }
@@ -254,7 +254,7 @@ func (l *killLoad) check(t *testing.T, g *gate, id string, reserved []int64, arr
 }
 
 // tally adds what all rounds together have come to.
-func (l *killLoad) tally(t *testing.T, g *gate, u usage, reserved []int64) {
+func (l *killLoad) tally(t *testing.T, g *gate, u usage, reserved []int64, arrived *[2]atomic.Int64) {
 	t.Helper()
 	settled := tally{rounds: l.rounds, faults: l.rounds}
 	open := tally{rounds: l.rounds}
@@ -265,6 +265,7 @@ func (l *killLoad) tally(t *testing.T, g *gate, u usage, reserved []int64) {
 		settled.doubled += max(of.Requests-l.began[kind].Load(), 0)
 		settled.add(diff(good*(killInput+killOutput), of.Total-of.Estimated))
 		open.faults += of.Failed
+		open.lost += max(arrived[kind].Load()-of.Requests, 0)
 		open.add(diff(of.Failed*reserved[kind], of.Estimated))
 	}
 	kept(t, "G3", tally{rounds: l.rounds, faults: l.rounds, leaked: g.differences()})
