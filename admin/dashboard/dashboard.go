@@ -31,6 +31,9 @@ import (
 // whatever sets `{http.auth.user.id}`. Without one it answers only browsers on
 // the same machine: the connection itself comes from a loopback address, asks
 // for the host localhost, 127.0.0.1 or [::1], and bears no header of a proxy.
+//
+// Where authentication knows no roles, as `basic_auth` does not, the directive
+// `map {http.auth.user.id} {role}` gives them, for the option `role {role}`.
 type Handler struct {
 	// The path below which the dashboard is. Default: /llm-quota/.
 	Path string `json:"path,omitempty"`

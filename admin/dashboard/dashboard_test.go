@@ -243,7 +243,7 @@ func TestAPI(t *testing.T) {
 }
 
 func TestOptions(t *testing.T) {
-	for text, want := range map[string]dashboard.Handler{
+	for text, want := range map[string]*dashboard.Handler{
 		"llm_quota_dashboard":       {},
 		"llm_quota_dashboard /ops/": {Path: "/ops/"},
 		"llm_quota_dashboard {\n read_only\n role {http.auth.user.role}\n allow_unauthenticated\n}": {

@@ -70,7 +70,7 @@ export function limitsCard(o) {
 			meter({used: q.used, held: q.reserved, max: q.max, label: 'Token quota used', big: true}),
 			h('p', {class: 'small muted'}, `${number(q.remaining)} remain · ${number(q.reserved)} held by calls under way · ${number(q.granted)} granted for this period`)),
 		others.length > 0 && h('div', {class: 'scroll'}, h('table', null, h('caption', {class: 'hidden'}, 'Limits beside the quota'),
-			h('thead', null, h('tr', null, ['Limit', 'Used', 'Of', '', 'Frees'].map((t, i) => h('th', {scope: 'col', class: i === 1 || i === 2 ? 'num' : null}, t)))),
+			h('thead', null, h('tr', null, ['Limit', 'Used', 'Of', 'Share', 'Frees'].map((t, i) => h('th', {scope: 'col', class: i === 1 || i === 2 ? 'num' : null}, t)))),
 			h('tbody', null, others.map((s) => h('tr', null, h('th', {scope: 'row'}, limitLabel(s.name)), h('td', {class: 'num'}, number(s.used)), h('td', {class: 'num'}, number(s.max)),
 				h('td', null, meter({used: s.used, max: s.max, label: limitLabel(s.name)})), h('td', null, when(s.resets_at))))))),
 		all.length === 0 && h('p', {class: 'muted'}, 'Nothing is limited here. Set a quota or a limit by editing it; the limits of groups above hold all the same.'));
@@ -83,12 +83,16 @@ export function limitsCard(o) {
 export function history(filter, by, heading, signal) {
 	const chart = h('section', {class: 'card wide', 'aria-busy': 'true'}, h('header', null, h('h2', null, 'Tokens over time')), h('div', {class: 'chart'}));
 	const parted = h('section', {class: 'card third'}, h('header', null, h('h2', null, heading)));
+	let turn = 0;
+
 	async function load(query) {
+		const mine = ++turn;
 		const range = rangeOf(query);
 		chart.setAttribute('aria-busy', 'true');
 		try {
 			const report = await usage(range, {...filter, by}, signal);
 			const [tokens] = await stack(report, by, ['total_tokens'], filter, signal);
+			if (mine !== turn) return;
 			const t = report.totals;
 			replace(chart, h('header', null, h('h2', null, 'Tokens over time'), h('span', {class: 'small'},
 				`${number(t.total_tokens)} tokens in ${number(t.requests)} requests · ${number(t.refused)} refused · ${number(t.failed)} failed`)),
@@ -96,12 +100,13 @@ export function history(filter, by, heading, signal) {
 			const lines = await Promise.all(report.breakdown.filter((l) => l.totals.requests > 0 || l.totals.total_tokens > 0).slice(0, 10).map(async (l) => ({
 				name: await nameOf(l), value: l.totals.total_tokens, note: `in ${number(l.totals.requests)}`, href: l.key ? accountLink(l.key) : null,
 			})));
+			if (mine !== turn) return;
 			replace(parted, h('header', null, h('h2', null, heading), h('span', {class: 'small'}, 'tokens in requests')),
 				lines.length ? ranking(lines) : h('p', {class: 'muted'}, 'Nothing was used in this time.'));
 		} catch (err) {
-			if (!signal.aborted) replace(chart, h('header', null, h('h2', null, 'Tokens over time')), problem(err, () => load(query)));
+			if (!signal.aborted && mine === turn) replace(chart, h('header', null, h('h2', null, 'Tokens over time')), problem(err, () => load(query)));
 		} finally {
-			chart.removeAttribute('aria-busy');
+			if (mine === turn) chart.removeAttribute('aria-busy');
 		}
 	}
 	return {els: [chart, parted], load};
@@ -167,7 +172,7 @@ async function explained(x) {
 			x.admitted ? `${number(x.reserve?.input || 0)} input and ${number(x.reserve?.output || 0)} output tokens would be held.` : x.message || x.reason),
 		!x.admitted && x.account && h('p', null, 'What decides: ', limitLabel(x.limit).toLowerCase(), ' of ', h('a', {href: accountLink(x.account)}, await accountName(x.account)), '.'),
 		x.limits?.length > 0 && h('div', {class: 'scroll'}, h('table', null, h('caption', {class: 'hidden'}, 'Limits considered'),
-			h('thead', null, h('tr', null, ['Account', 'Limit', 'Remaining', 'Frees', ''].map((t) => h('th', {scope: 'col', class: t === 'Remaining' ? 'num' : null}, t)))),
+			h('thead', null, h('tr', null, ['Account', 'Limit', 'Remaining', 'Frees', 'Verdict'].map((t) => h('th', {scope: 'col', class: t === 'Remaining' ? 'num' : null}, t)))),
 			h('tbody', null, x.limits.map((l) => h('tr', null, h('th', {scope: 'row'}, l.name || l.account), h('td', null, limitLabel(l.limit)), h('td', {class: 'num'}, `${number(l.remaining)} of ${number(l.max)}`),
 				h('td', null, when(l.resets_at)), h('td', null, h('span', {class: `tag ${l.fits ? 'good' : 'bad'}`}, decides(l) ? 'Decides' : l.fits ? 'Fits' : 'Does not fit'))))))));
 }

@@ -18,10 +18,16 @@ let groupsByID = new Map();
 
 /** groups returns all living groups by their ID. They are kept until stale. */
 export function groups() {
-	groupsLoading ??= loadGroups().catch((err) => {
-		groupsLoading = null;
-		throw err;
-	});
+	if (!groupsLoading) {
+		const mine = loadGroups().then((all) => {
+			if (mine === groupsLoading) groupsByID = all;
+			return all;
+		}, (err) => {
+			if (mine === groupsLoading) groupsLoading = null;
+			throw err;
+		});
+		groupsLoading = mine;
+	}
 	return groupsLoading;
 }
 
@@ -34,7 +40,6 @@ async function loadGroups() {
 		cursor = answer.next_cursor;
 		if (!cursor) break;
 	}
-	groupsByID = all;
 	return all;
 }
 

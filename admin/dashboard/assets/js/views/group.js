@@ -20,13 +20,17 @@ export function groupPage({params, query, signal}) {
 	const past = history({group: params.id}, 'key', 'Keys', signal);
 	const el = h('div', null, head, now, range, h('div', {class: 'grid'}, past.els, explainCard('groups', params.id), refusals(params.id, signal), members, auditOf(params.id, signal, 'half')));
 
+	let turn = 0;
+
 	async function load() {
+		const mine = ++turn;
 		try {
 			const [{data}, all] = await Promise.all([request('GET', path('groups', params.id), {signal}), groups()]);
+			if (mine !== turn) return;
 			show(data, all);
 			await showMembers(data);
 		} catch (err) {
-			if (signal.aborted) return;
+			if (signal.aborted || mine !== turn) return;
 			if (err.status === 404) replace(el, h('div', {class: 'card empty'}, h('h2', null, 'There is no such group'), h('p', null, h('a', {href: link(['groups'])}, 'All groups'))));
 			else replace(now, problem(err, load));
 		}

@@ -60,6 +60,6 @@ export function groupsPage({query, signal}) {
 		if (list.contains(document.activeElement)) return;
 		stale();
 		load();
-	}, signal, (e) => e.type === 'settlement' || e.type === 'change');
+	}, signal, (e) => e.type === 'settlement' || e.type === 'change', 10000);
 	return {el, update};
 }

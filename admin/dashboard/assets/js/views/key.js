@@ -18,12 +18,15 @@ export function keyPage({params, query, signal}) {
 	const past = history({key: params.id}, 'model', 'Models', signal);
 	const el = h('div', null, head, now, range, h('div', {class: 'grid'}, past.els, explainCard('keys', params.id), refusals(params.id, signal), auditOf(params.id, signal)));
 
+	let turn = 0;
+
 	async function load() {
+		const mine = ++turn;
 		try {
 			const [{data}] = await Promise.all([request('GET', path('keys', params.id), {signal}), groups()]);
-			show(data);
+			if (mine === turn) show(data);
 		} catch (err) {
-			if (signal.aborted) return;
+			if (signal.aborted || mine !== turn) return;
 			if (err.status === 404) replace(el, h('div', {class: 'card empty'}, h('h2', null, 'There is no such key'), h('p', null, h('a', {href: link(['keys'])}, 'All keys'))));
 			else replace(now, problem(err, load));
 		}

@@ -154,6 +154,6 @@ export function keys({query, signal}) {
 	}
 
 	update(query);
-	refreshing(() => list.contains(document.activeElement) || chosen.size || load(), signal, (e) => e.type === 'settlement' || e.type === 'change');
+	refreshing(() => list.contains(document.activeElement) || chosen.size || load(), signal, (e) => e.type === 'settlement' || e.type === 'change', 10000);
 	return {el, update};
 }
