@@ -68,7 +68,7 @@ func load(root fs.FS) (*files, error) {
 		}
 		b, err := fs.ReadFile(root, name)
 		contents[name] = b
-		fmt.Fprintf(sum, "%s %d\n%s", name, len(b), b)
+		sum.Write(fmt.Appendf(nil, "%s %d\n%s", name, len(b), b))
 		if strings.HasPrefix(name, "js/") {
 			modules = append(modules, name)
 		}
