@@ -54,6 +54,7 @@ type post struct {
 
 	mu       sync.Mutex
 	applied  []appliedTargets // the newest last
+	names    []string         // of the targets that hold, or held last, when the gate ends
 	couriers []*courier       // in the order of the configuration
 	leaving  map[string]chan struct{}
 	letters  map[string]*letter // by the alert's ID: those that a courier has, or that are not stored as they are
@@ -117,8 +118,8 @@ func (p *post) close() {
 func (p *post) plan(alert *quota.Alert) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, c := range p.couriers {
-		alert.Deliveries = append(alert.Deliveries, quota.Delivery{Target: c.target.name, State: quota.DeliveryPending})
+	for _, name := range p.names {
+		alert.Deliveries = append(alert.Deliveries, quota.Delivery{Target: name, State: quota.DeliveryPending})
 	}
 }
 
@@ -204,6 +205,10 @@ func (p *post) changed() {
 	var targets []Target
 	if n := len(p.applied); n > 0 {
 		targets = p.applied[n-1].targets
+		p.names = nil
+		for _, t := range targets {
+			p.names = append(p.names, t.name)
+		}
 	}
 	p.setTargets(targets)
 	p.orphans = p.orphans || len(p.applied) == 1

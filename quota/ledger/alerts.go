@@ -117,8 +117,13 @@ type use struct {
 
 func (l *Ledger) inspectAccount(now time.Time, a *Account) error {
 	rules, p := l.alerts.Load(), a.policy.Load()
-	if p == nil {
-		return nil
+	if p == nil { // it was found in the journal at the start
+		var err error
+		if p, err = l.Policy(now, a); errors.Is(err, quota.ErrNotFound) {
+			return nil
+		} else if err != nil {
+			return err
+		}
 	}
 	for _, kind := range rules.on {
 		u := a.use(kind, p)

@@ -134,6 +134,9 @@ func Open(st quota.Store, now time.Time, report func(op string, err error)) (*Le
 // Close writes what is outstanding and closes the store.
 func (l *Ledger) Close(now time.Time) error {
 	err := l.Checkpoint(now)
+	if err == nil {
+		err = l.inspect(l.wall(now)) // the next start would not know whom
+	}
 	return errors.Join(err, l.store.Sync(now.UnixNano()), l.store.Close())
 }
 
