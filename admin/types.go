@@ -249,7 +249,7 @@ type Explanation struct {
 	Reason   string          `json:"reason"`  // "" when admitted
 	Account  Ref             `json:"account"` // the one whose limit decides
 	Limit    quota.LimitName `json:"limit"`   // that limit
-	Message  string          `json:"message"` // what a refused caller would be told
+	Message  string          `json:"message"` // what refuses, in one line
 	Reserve  struct {
 		Input  int64 `json:"input"`
 		Output int64 `json:"output"`

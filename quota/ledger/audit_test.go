@@ -92,7 +92,7 @@ func TestAudit(t *testing.T) {
 		`ada dashboard update key k2: {"name":"k","group":"G","prefix":"a-se","source":"api","disabled":false} > {"name":"k2","group":"G","prefix":"a-se","source":"api","disabled":false,"quota":{"tokens":100,"reset":"daily"}}`,
 		`ada dashboard rotate key k2: {"name":"k2","group":"G","prefix":"a-se","source":"api","disabled":false,"quota":{"tokens":100,"reset":"daily"}} > {"name":"k2","group":"G","prefix":"P","source":"api","disabled":false,"quota":{"tokens":100,"reset":"daily"}}`,
 		`ada dashboard grant key k2: {"granted":0} > {"granted":50}`,
-		`ada dashboard reset key k2: {"used":{"quota":10}} > {"used":{"quota":0}}`,
+		`ada dashboard reset key k2: {"used":{"quota":10},"granted":50} > {"used":{"quota":0}}`,
 		`ada dashboard move key k2: {"name":"k2","group":"G","prefix":"P","source":"api","disabled":false,"quota":{"tokens":100,"reset":"daily"}} > {"name":"k2","group":"","prefix":"P","source":"api","disabled":false,"quota":{"tokens":100,"reset":"daily"}}`,
 		`ada dashboard delete group team: {"name":"team","parent":"","source":"api"} > null`,
 		`ada dashboard delete key k2: {"name":"k2","group":"","prefix":"P","source":"api","disabled":false,"quota":{"tokens":100,"reset":"daily"}} > null`,

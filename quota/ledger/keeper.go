@@ -32,6 +32,7 @@ type applied struct {
 func Keep(l *Ledger, sync time.Duration) *Keeper {
 	k := &Keeper{Ledger: l, quit: make(chan struct{})}
 	k.done.Go(func() { k.run(sync) })
+	k.done.Go(k.watch)
 	return k
 }
 
@@ -50,10 +51,23 @@ func (k *Keeper) run(every time.Duration) {
 			return
 		case now := <-tick.C:
 			k.try("checkpoint", k.Tick, now)
-			k.try("guard", k.examine, now)
 			k.save(now)
 		case now := <-sync:
 			k.try("sync", k.Sync, now)
+		}
+	}
+}
+
+// watch asks the store how it is, beside run, which may hang where the disk does.
+func (k *Keeper) watch() {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-k.quit:
+			return
+		case now := <-tick.C:
+			k.try("guard", k.examine, now)
 		}
 	}
 }

@@ -72,9 +72,13 @@ func (l *Ledger) Reset(now time.Time, id quota.ID, limits []quota.LimitName) err
 		}
 	}
 	before, after, periods := map[quota.LimitName]int64{}, map[quota.LimitName]int64{}, map[quota.LimitName]quota.Period{}
+	var granted int64
 	p, err := l.change(now, id, func(a *Account, now time.Time) (seq uint64) {
 		for _, name := range limits {
 			before[name] = a.used(name, l.tick(now))
+			if name == quota.TokenQuota {
+				granted = a.quota.granted
+			}
 			seq = l.store.Append(&quota.Record{
 				Kind: quota.RecordReset, Time: now.UnixNano(), Account: id,
 				Limit: name, Number: a.reset(now.Unix(), name, 0),
@@ -96,15 +100,16 @@ func (l *Ledger) Reset(now time.Time, id quota.ID, limits []quota.LimitName) err
 		}
 	}
 	entry := l.audit(now)
-	entry.add(quota.ActionReset, id, p.Name, usedOf(before), usedOf(after))
+	entry.add(quota.ActionReset, id, p.Name, resetOf(before, granted), resetOf(after, 0))
 	return l.noted(entry)
 }
 
-// usedOf is what the audit log shows of a reset.
-func usedOf(limits map[quota.LimitName]int64) any {
+// resetOf is what the audit log shows of a reset.
+func resetOf(used map[quota.LimitName]int64, granted int64) any {
 	return struct {
-		Used map[quota.LimitName]int64 `json:"used"`
-	}{limits}
+		Used    map[quota.LimitName]int64 `json:"used"`
+		Granted int64                     `json:"granted,omitempty"`
+	}{used, granted}
 }
 
 // used returns what counts against a limit. The account is locked.

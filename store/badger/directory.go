@@ -238,6 +238,7 @@ func (s *Store) Put(keys []*quota.Key, groups []*quota.Group, audit ...quota.Not
 		if err := p.indexes(s.tables); err != nil {
 			return nil, err
 		}
+		s.puts.Add(1)
 		return addNotes(p.change, quota.NoteAudit, audit)
 	})
 }

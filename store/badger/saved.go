@@ -29,7 +29,9 @@ const (
 	// easeOff is how many times as long as a snapshot took nothing is done about
 	// the next one.
 	easeOff = 20
-	// againAfter is how much time is left after one that failed.
+	// againAfter is how much time is left after one that failed, and after one
+	// that lacks a change to keys or groups: those are not in the journal, and a
+	// store that is made good must not bring back a key that was revoked.
 	againAfter = time.Minute
 )
 
@@ -41,6 +43,7 @@ type saved struct {
 	last   time.Time // when the last one was made; zero: none is there
 	tried  time.Time
 	took   time.Duration
+	puts   uint64 // changes to keys and groups that are in it
 	commit uint64 // the tables' last change in it
 	seq    uint64 // the last record in it
 	base   uint64 // the tables in it lack no record up to this one
@@ -127,8 +130,12 @@ func (s *Store) SnapshotDue(now time.Time) bool {
 	if since := now.Sub(v.tried); !v.tried.IsZero() && since >= 0 && since < max(againAfter, easeOff*v.took) {
 		return false
 	}
+	every := o.SnapshotEvery
+	if s.puts.Load() != v.puts {
+		every = min(every, againAfter)
+	}
 	// Made in what is the future now, it says nothing of when.
-	if since := now.Sub(v.last); !v.last.IsZero() && since >= 0 && since < max(o.SnapshotEvery, easeOff*v.took) {
+	if since := now.Sub(v.last); !v.last.IsZero() && since >= 0 && since < max(every, easeOff*v.took) {
 		return false
 	}
 	return v.last.IsZero() || s.journal.flushed.Load() != v.seq || s.tables.mark.last() != v.commit
@@ -152,7 +159,7 @@ func (sn *snapshot) Save(now time.Time) error {
 		if v.last.IsZero() {
 			keep = sn.meta.base()
 		}
-		v.last, v.commit, v.seq, v.base = now, sn.meta.commit, sn.last, sn.meta.base()
+		v.last, v.commit, v.seq, v.base, v.puts = now, sn.meta.commit, sn.last, sn.meta.base(), sn.puts
 	}
 	v.mu.Unlock()
 	if err != nil {
@@ -213,9 +220,11 @@ func (rw *roomyWriter) Write(b []byte) (int, error) {
 	return rw.w.Write(b)
 }
 
-// dropSnapshots removes the oldest: those beyond the number that is kept, and,
-// but for the newest, those that together take more than a quarter of the
-// space that is free and theirs.
+// dropSnapshots removes the snapshots beyond the number that is kept: first
+// those that follow another closely, as after changes to keys, so that the rest
+// reach back as far as they are meant to; then the oldest. But for the newest,
+// the oldest go too that together take more than a quarter of the space that is
+// free and theirs.
 func (s *Store) dropSnapshots() error {
 	list, err := listSnapshots(s.options.Dir)
 	if err != nil {
@@ -226,13 +235,31 @@ func (s *Store) dropSnapshots() error {
 		size += uint64(f.size)
 	}
 	free, known := s.tables.room.look()
-	for len(list) > 1 && (len(list) > s.options.Snapshots || (known && size > (free+size)/4)) {
-		if err := os.Remove(list[0].path); err != nil {
+	for len(list) > 1 {
+		drop := 0
+		switch {
+		case len(list) > s.options.Snapshots:
+			drop = s.crowded(list)
+		case !known || size <= (free+size)/4:
+			return nil
+		}
+		if err := os.Remove(list[drop].path); err != nil {
 			return fmt.Errorf("removing an old snapshot: %w", err)
 		}
-		size -= uint64(list[0].size)
-		free += uint64(list[0].size)
-		list = list[1:]
+		size -= uint64(list[drop].size)
+		free += uint64(list[drop].size)
+		list = slices.Delete(list, drop, drop+1)
 	}
 	return nil
+}
+
+// crowded returns the first snapshot, but for the newest two, that follows the
+// one before it closely; the oldest, if none does.
+func (s *Store) crowded(list []snapshotFile) int {
+	for i := 1; i < len(list)-2; i++ {
+		if list[i].time.Sub(list[i-1].time) < s.options.SnapshotEvery*9/10 {
+			return i
+		}
+	}
+	return 0
 }

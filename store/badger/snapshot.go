@@ -20,6 +20,7 @@ type snapshot struct {
 	meta    meta
 	tail    []stretch // of the journal, with all records after meta.base()
 	last    uint64    // the last record in it
+	puts    uint64    // changes to keys and groups in it, since the start
 	created time.Time
 	closed  func() error
 }
@@ -44,7 +45,7 @@ func (s *Store) snapshot() (*snapshot, error) {
 	if err := s.enter(); err != nil {
 		return nil, err
 	}
-	sn := &snapshot{s: s, created: s.options.now()}
+	sn := &snapshot{s: s, created: s.options.now(), puts: s.puts.Load()}
 	sn.closed = sync.OnceValue(sn.release)
 	if err := sn.take(); err != nil {
 		return nil, errors.Join(err, sn.Close())

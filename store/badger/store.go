@@ -70,6 +70,7 @@ type Store struct {
 	journal *journal
 
 	saved      saved
+	puts       atomic.Uint64 // changes to keys and groups since the start
 	watch      watch
 	recovered  atomic.Bool
 	compacting atomic.Bool
