@@ -165,10 +165,10 @@ const (
 // newWebhookClient returns a client that follows no redirects. The proxy is the
 // environment's.
 func newWebhookClient() *http.Client {
-	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.MaxIdleConnsPerHost = 1
-	transport.MaxResponseHeaderBytes = 64 << 10
-	transport.DisableCompression = true
+	transport := &http.Transport{
+		Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, DisableCompression: true,
+		MaxIdleConnsPerHost: 1, IdleConnTimeout: time.Minute, MaxResponseHeaderBytes: 64 << 10,
+	}
 	return &http.Client{
 		Timeout:       maxAttempt,
 		Transport:     transport,

@@ -308,6 +308,24 @@ func TestWebhookPlanSurvives(t *testing.T) {
 	n.comesTo(quota.DeliveryDelivered, a.ID, r.URL)
 }
 
+// Of an alert that fires when the configuration is gone already, at the end of
+// the process, webhooks are told after the next start.
+func TestWebhookOfTheEnd(t *testing.T) {
+	dir := t.TempDir()
+	r := receive(t, nil)
+	n := openNews(t, dir)
+	n.apply("config", Webhook{URL: r.URL})
+	n.news.Withdraw("config")
+	a := n.fire("at the end")
+	n.close()
+	if len(r.all()) != 0 {
+		t.Errorf("told of %q by no configuration", r.ids())
+	}
+	n = openNews(t, dir)
+	n.apply("config", Webhook{URL: r.URL})
+	n.comesTo(quota.DeliveryDelivered, a.ID, r.URL)
+}
+
 // Deliveries to a webhook that a configuration drops end, once there is no way
 // back to the one that had it; a new one is told of new alerts alone.
 func TestWebhookConfigChanges(t *testing.T) {
