@@ -190,8 +190,8 @@ func TestForecast(t *testing.T) {
 	day := time.Date(2026, 5, 10, 0, 0, 0, 0, time.UTC)
 	l := newLedger(t, day.Add(-time.Hour))
 	k := dailyKey(t, l, day.Add(-time.Hour))
-	for _, at := range []time.Duration{1, 3, 4, 5} {
-		now := day.Add(at * time.Hour)
+	for _, hours := range []int{1, 3, 4, 5} {
+		now := day.Add(time.Duration(hours) * time.Hour)
 		spend(t, l, now, k)
 		if err := l.Tick(now); err != nil {
 			t.Fatal(err)

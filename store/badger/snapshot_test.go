@@ -352,7 +352,7 @@ func TestNewestSnapshotsAreKept(t *testing.T) {
 	for n := range 4 {
 		saveSnapshot(t, s, epoch.Add(time.Duration(n+1)*time.Second))
 	}
-	check(0, 3, 4) // the oldest is an hour of its own
+	check(0, 3, 4)                            // the oldest is an hour of its own
 	saveSnapshot(t, s, epoch.Add(-time.Hour)) // the clock was set back
 	check(0, 4, 4.000000001)
 	// Together they take more than a quarter of what is free and theirs.
