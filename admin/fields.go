@@ -179,6 +179,9 @@ func percentages(f field) (all []float64, err error) {
 	if json.Unmarshal(f.value, &items) != nil {
 		return nil, invalid(f.path, "is not an array of percentages")
 	}
+	if items != nil { // an empty one says something else than null
+		all = []float64{}
+	}
 	for _, p := range items {
 		if p == nil {
 			return nil, invalid(f.path, "is not an array of percentages")

@@ -345,3 +345,17 @@ func TestConcurrentIfMatch(t *testing.T) {
 		t.Errorf("%v", statuses)
 	}
 }
+
+// No alerts are something else than those of the app.
+func TestNoAlerts(t *testing.T) {
+	b := newBench(t)
+	for _, path := range []string{"/llm_quota/keys", "/llm_quota/groups"} {
+		b.do("POST", path, `{"name":"a"}`).ok(201)
+		for _, at := range []string{"[]", "null", "[90]", "[]"} {
+			r := b.do("PATCH", path+"/name:a", `{"alert_at":`+at+`}`).ok(200)
+			if !strings.Contains(r.body, `"alert_at":`+at+`,`) {
+				t.Errorf("set to %s: %s", at, r.body)
+			}
+		}
+	}
+}

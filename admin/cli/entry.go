@@ -23,7 +23,7 @@ type settings struct {
 	ExpiresAt  *time.Time        `json:"expires_at,omitempty"`
 	Models     []string          `json:"models,omitempty"`
 	AllowedIPs []netip.Prefix    `json:"allowed_ips,omitempty"`
-	AlertAt    []float64         `json:"alert_at,omitempty"`
+	AlertAt    []float64         `json:"alert_at,omitzero"` // an empty one is none
 	Metadata   map[string]string `json:"metadata,omitempty"`
 	Quota      *quota.Quota      `json:"quota,omitempty"`
 	Limits     quota.Limits      `json:"limits,omitzero"`

@@ -93,7 +93,7 @@ func (r *run) limitPatch(p patch, prefix string) error {
 // sharedFlags makes the flags that keys and groups have.
 func sharedFlags(fs *pflag.FlagSet) {
 	limitFlags(fs, "", "")
-	fs.StringSlice("alert-at", nil, "shares of the quota at which alerts fire, like 80%,100%; none takes the app's")
+	fs.StringSlice("alert-at", nil, "shares of the quota at which alerts fire, like 80%,100%; off is no alerts, and none takes the app's")
 	fs.StringArray("metadata", nil, "a text by name, as name=text; may come again; none clears all")
 	fs.StringArray("unset-metadata", nil, "name of a text to take away; may come again")
 }
@@ -105,6 +105,9 @@ func (r *run) sharedPatch() (patch, error) {
 	}
 	if list, set := r.list("alert-at"); set {
 		var all []float64
+		if len(list) == 1 && list[0] == "off" {
+			all, list = []float64{}, nil
+		}
 		for _, s := range list {
 			percent, err := parsePercent(s)
 			if err != nil {
