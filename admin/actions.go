@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -42,6 +43,12 @@ func (c *call) action(kind quota.Kind, name string) (quota.ID, *field, error) {
 	return id, &fields[0], nil
 }
 
+// resettable are the limits that can be reset.
+var resettable = []string{
+	string(quota.TokenQuota), string(quota.RequestsPerMinute), string(quota.TokensPerMinute),
+	string(quota.RequestsPerDay), string(quota.TokensPerDay),
+}
+
 func (c *call) reset(kind quota.Kind) error {
 	id, f, err := c.action(kind, "limits")
 	if err != nil {
@@ -59,8 +66,8 @@ func (c *call) reset(kind quota.Kind) error {
 		limits = limits[:0]
 		for _, s := range names {
 			name := quota.LimitName(s)
-			if !slices.Contains(quota.LimitNames, name) {
-				return invalid("limits:", "%s is not one of %v", shown(s), quota.LimitNames)
+			if !slices.Contains(resettable, s) {
+				return invalid("limits:", "%s is not one of %s", shown(s), strings.Join(resettable, ", "))
 			}
 			if !slices.Contains(limits, name) {
 				limits = append(limits, name)

@@ -106,7 +106,7 @@ func TestDeleteGroup(t *testing.T) {
 	g := b.newGroup(`{"name":"g","parent":"name:up"}`)
 	b.newGroup(`{"name":"child","parent":"name:g"}`)
 	b.newKey(`{"name":"k","group":"name:g"}`)
-	b.do("DELETE", "/llm_quota/groups/name:g", "").fails(409, "1 keys")
+	b.do("DELETE", "/llm_quota/groups/name:g", "").fails(409, "not empty", "keys: 1, groups: 1")
 	b.do("DELETE", "/llm_quota/groups/name:g?force=false", "").fails(409)
 	b.do("DELETE", "/llm_quota/groups/name:g?force=1", "").fails(400, "force")
 	b.do("DELETE", "/llm_quota/groups/name:g?force=true", "").ok(204)

@@ -27,7 +27,7 @@ func account(arg string) (quota.Kind, string) {
 
 // titled returns an account's kind and name, as messages show it.
 func titled(kind quota.Kind, name string) string {
-	return kind.String() + " " + strings.TrimPrefix(name, "name:")
+	return kind.String() + " " + clean(strings.TrimPrefix(name, "name:"))
 }
 
 // name returns the name of an account, or its ID when the name cannot be found
@@ -236,6 +236,9 @@ func limitsText(q *quota.Quota, l quota.Limits) string {
 }
 
 func alertsText(at []float64) string {
+	if at != nil && len(at) == 0 {
+		return "off"
+	}
 	var all []string
 	for _, p := range at {
 		all = append(all, strconv.FormatFloat(p, 'f', -1, 64)+"%")

@@ -38,7 +38,7 @@ caddy llm-quota grant group:engineering -- -50k`,
 
 func reset(r *run, args []string) error {
 	limits, _ := r.flags.GetStringSlice("limits")
-	return r.act(args[0], "reset", "resetting", "reset", patch{"limits": limits})
+	return r.act(args[0], "reset", "resetting", "is reset", patch{"limits": limits})
 }
 
 func grant(r *run, args []string) error {
@@ -46,7 +46,11 @@ func grant(r *run, args []string) error {
 	if err != nil {
 		return misused("<tokens>: %w", err)
 	}
-	return r.act(args[0], "grant", "granting to", "granted "+amount(n)+" tokens", patch{"tokens": n})
+	done := "is granted " + plural(n, "token")
+	if n < 0 {
+		done = "has given back " + plural(-n, "token")
+	}
+	return r.act(args[0], "grant", "granting to", done, patch{"tokens": n})
 }
 
 // act does something with an account, and shows how it stands then.
@@ -68,7 +72,7 @@ func (r *run) act(arg, action, doing, done string, body patch) error {
 	if err := json.Unmarshal(a.Body, &now); err != nil {
 		return fmt.Errorf("reading the answer: %w", err)
 	}
-	r.notef("The %s (%s) is %s.\n", clean(titled(kind, now.Name)), now.ID, done)
+	r.notef("The %s (%s) %s.\n", titled(kind, now.Name), now.ID, done)
 	r.printState(now.Effective, now.State)
 	return nil
 }

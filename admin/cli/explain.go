@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/url"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -70,7 +71,9 @@ func (r *run) printExplanation(x *admin.Explanation) {
 		}
 	}
 	r.printf("%s\n", verdict)
-	if x.Message != "" && x.Message != x.Reason {
+	if i := strings.LastIndex(x.Message, ": limit "); i >= 0 { // what comes before it has been said
+		r.printf("%s\n", clean(x.Message[i+2:]))
+	} else if x.Message != x.Reason && x.Message != "" {
 		r.printf("%s\n", clean(x.Message))
 	}
 	if x.Admitted {

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -78,6 +79,36 @@ func TestExportIsImported(t *testing.T) {
 	}
 }
 
+// No alerts are something else than those of the app.
+func TestAlertsOff(t *testing.T) {
+	b := newBench(t)
+	b.run("keys create Ada --alert-at off").ok()
+	b.run("keys show Ada").ok().prints("alert at   off")
+	exported := b.run("export").ok().prints("alert_at: []").out
+	b.importing(exported, "--dry-run").ok().says("nothing to change, 1 as they should be")
+	b.run("keys edit Ada --alert-at none").ok()
+	if k := b.key("Ada"); k.AlertAt != nil {
+		t.Errorf("alerts at %v", k.AlertAt)
+	}
+	b.importing(exported, "").ok().says("1 changed")
+	if k := b.key("Ada"); k.AlertAt == nil || len(k.AlertAt) != 0 {
+		t.Errorf("alerts at %v", k.AlertAt)
+	}
+}
+
+// What is wrong is told in the order of the lines.
+func TestImportMistakesInOrder(t *testing.T) {
+	b := newBench(t)
+	r := b.importing("keys:\n  - name: a\n  - name: a\n    models: x\n    colour: red\n", "").exits(1)
+	var lines []string
+	for _, m := range regexp.MustCompile(`line \d: `).FindAllString(r.err, -1) {
+		lines = append(lines, m)
+	}
+	if diff := cmp.Diff([]string{"line 3: ", "line 4: ", "line 5: "}, lines); diff != "" {
+		t.Errorf("%s%s", r.err, diff)
+	}
+}
+
 // Every mistake is told with its line, and then nothing is changed.
 func TestImportMistakes(t *testing.T) {
 	b := benchWith(t, `{"groups":[{"name":"fixed","quota":{"tokens":5,"reset":"daily"}}],"keys":[{"name":"fixed","secret":"a-secret-of-the-config"}]}`)
@@ -90,7 +121,7 @@ func TestImportMistakes(t *testing.T) {
 		"keys: 5\n":                             {"line 1: keys is not a list"},
 		"keys: [5]\n":                           {"line 1: a key is not a mapping"},
 		"keys:\n  - group: there\n":             {"line 2: a key has no name"},
-		"keys:\n  - name: a/b\n":                {"line 2: name: name \"a/b\" is not"},
+		"keys:\n  - name: a/b\n":                {"line 2: name: \"a/b\" is not"},
 		"keys:\n  - name: a\n    name: b\n":     {"line 3: name is already in line 2"},
 		"keys:\n  - name: a\n  - name: a\n":     {"line 3: key a is already in line 2"},
 		"keys:\n  - name: a\n    colour: red\n": {"line 3: colour: is not a field"},

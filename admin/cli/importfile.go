@@ -85,7 +85,9 @@ func (p *problems) entry(n *yaml.Node, kind quota.Kind) *entry {
 	for _, f := range p.mapping(n, "a "+kind.String()) {
 		e.lines[f.name] = f.line
 		if err := p.field(e, f); err != nil {
-			p.add(f.line, "%s: %s", f.name, strings.TrimSuffix(err.Error(), ": "+quota.ErrInvalid.Error()))
+			text := strings.TrimSuffix(err.Error(), ": "+quota.ErrInvalid.Error())
+			text = strings.TrimPrefix(strings.TrimPrefix(text, f.name+": "), f.name+" ") // it may begin with the field as well
+			p.add(f.line, "%s: %s", f.name, text)
 		}
 	}
 	if e.Name == "" {
@@ -157,10 +159,7 @@ func (p *problems) sharedField(e *entry, f pair) (err error) {
 	if err == nil {
 		err = rules.Validate("UTC")
 	}
-	if err != nil { // which begins with the field as well
-		return errors.New(strings.TrimPrefix(strings.TrimPrefix(err.Error(), f.name+": "), f.name+" "))
-	}
-	return nil
+	return err
 }
 
 // texts reads a list of texts.
@@ -189,6 +188,7 @@ func (p *problems) ranges(f pair) (all []netip.Prefix, err error) {
 
 func (p *problems) percentages(f pair) (all []float64, err error) {
 	texts, err := p.texts(f)
+	all = []float64{} // an empty list says something else than none
 	for _, s := range texts {
 		x, err := parsePercent(s)
 		if err != nil {

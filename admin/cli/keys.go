@@ -208,7 +208,7 @@ func createKey(r *run, args []string) error {
 			return err
 		}
 	}
-	return r.madeSecret("created", "creating", args[0], client.Request{Method: http.MethodPost, Path: "/keys", Body: body})
+	return r.madeSecret("is created. Its", "creating", args[0], client.Request{Method: http.MethodPost, Path: "/keys", Body: body})
 }
 
 // madeSecret makes a request whose answer is a key with a new secret, and
@@ -222,17 +222,22 @@ func (r *run) madeSecret(done, doing, name string, q client.Request) error {
 	if r.json {
 		return r.printRaw(a)
 	}
-	r.notef("Key %s (%s) is %s. Its secret is shown this once:\n", clean(k.Name), k.ID, done)
+	r.notef("Key %s (%s) %s secret is shown this once:\n", clean(k.Name), k.ID, done)
 	r.printf("%s\n", k.Secret)
 	return nil
 }
 
 func rotateKey(r *run, args []string) error {
-	if _, err := r.duration("grace"); err != nil {
+	grace, err := r.duration("grace")
+	if err != nil {
 		return err
 	}
+	done := "is rotated, and the old secret works no more. The new"
+	if grace > 0 {
+		done = "is rotated, and the old secret works for another " + r.text("grace") + ". The new"
+	}
 	body := patch{"grace": r.text("grace")}
-	return r.madeSecret("rotated", "rotating", args[0], client.Request{
+	return r.madeSecret(done, "rotating", args[0], client.Request{
 		Method: http.MethodPost, Path: client.Path(quota.KindKey, args[0], "rotate"), Body: body,
 	})
 }

@@ -120,7 +120,7 @@ func audit(r *run, _ []string) error {
 	t := table{head: []string{"TIME", "ACTOR", "SOURCE", "ACTION", "OBJECT", "CHANGE"}}
 	for i := range all {
 		e := &all[i]
-		t.row(r.clock(e.Time), cmp.Or(e.Actor, "-"), e.Source, e.Action, objectOf(e), changeOf(e))
+		t.row(r.clock(e.Time), cmp.Or(e.Actor, "-"), e.Source, e.Action, objectOf(e), r.changeOf(e))
 	}
 	t.print(r.env)
 	r.noteMore(p, "changes")
@@ -132,12 +132,27 @@ func objectOf(e *admin.AuditEntry) string {
 }
 
 // changeOf says in a line what an entry of the audit log has changed.
-func changeOf(e *admin.AuditEntry) string {
+func (r *run) changeOf(e *admin.AuditEntry) string {
 	var before, after map[string]json.RawMessage
 	if json.Unmarshal(e.Before, &before) != nil || json.Unmarshal(e.After, &after) != nil || before == nil || after == nil {
 		return "" // made, or gone: the action says so
 	}
+	r.nameGroups(before)
+	r.nameGroups(after)
 	return strings.Join(differences(before, after), ", ")
+}
+
+// nameGroups puts the names of groups into settings that name them by their IDs.
+func (r *run) nameGroups(settings map[string]json.RawMessage) {
+	for _, field := range []string{"group", "parent"} {
+		var id quota.ID
+		if v := settings[field]; v == nil || json.Unmarshal(v, &id) != nil || id == 0 {
+			continue
+		}
+		if name, err := json.Marshal(r.name(id)); err == nil {
+			settings[field] = name
+		}
+	}
 }
 
 // differences lists the fields that differ, those of objects one by one.

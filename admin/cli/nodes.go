@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -79,27 +80,37 @@ func jsonNode(data []byte) (*yaml.Node, error) {
 	return next()
 }
 
-// problems are what is wrong in a file, in the order of its lines.
+// problems are what is wrong in a file.
 type problems struct {
 	file string
-	all  []string
+	all  []problem
+}
+
+type problem struct {
+	line int
+	text string
 }
 
 // maxProblems is how many are shown.
 const maxProblems = 20
 
 func (p *problems) add(line int, format string, args ...any) {
-	p.all = append(p.all, fmt.Sprintf("%s: line %d: %s", p.file, line, fmt.Sprintf(format, args...)))
+	p.all = append(p.all, problem{line, fmt.Sprintf(format, args...)})
 }
 
-// err returns all of them as one error; nil if there are none.
+// err returns all of them as one error, in the order of the lines; nil if there
+// are none.
 func (p *problems) err() error {
 	if len(p.all) == 0 {
 		return nil
 	}
-	shown := p.all
-	if len(shown) > maxProblems {
-		shown = append(shown[:maxProblems:maxProblems], fmt.Sprintf("and %d more", len(p.all)-maxProblems))
+	slices.SortStableFunc(p.all, func(a, b problem) int { return a.line - b.line })
+	var shown []string
+	for _, one := range p.all[:min(len(p.all), maxProblems)] {
+		shown = append(shown, fmt.Sprintf("%s: line %d: %s", p.file, one.line, one.text))
+	}
+	if more := len(p.all) - len(shown); more > 0 {
+		shown = append(shown, fmt.Sprintf("and %d more", more))
 	}
 	return errors.New(strings.Join(shown, "\n"))
 }

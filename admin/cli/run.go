@@ -204,6 +204,8 @@ func hintFor(err error) string {
 		return "add the global option llm_quota to the configuration of the running Caddy, and reload it"
 	case refused.Status == http.StatusNotFound && strings.Contains(refused.Message, "nothing at this path"):
 		return "the gate that runs is older than this command"
+	case refused.Status == http.StatusConflict && strings.Contains(refused.Message, "is not empty"):
+		return "--force moves what is in it out first"
 	case refused.Status == http.StatusPreconditionFailed:
 		return "somebody else has changed it meanwhile; look at it, and try again"
 	case refused.Status == http.StatusForbidden:

@@ -58,8 +58,12 @@ func showStatus(r *run, _ []string) error {
 	t.row("last sync", synced)
 	t.row("accounts", plural(s.Keys, "key")+", "+plural(s.Groups, "group"))
 	t.row("under way", plural(s.OpenReservations, "call"))
-	t.row("today", fmt.Sprintf("%s (%s failed), and %s refused", plural(s.Totals.Requests, "request"), amount(s.Totals.Failed), amount(s.Totals.Refused)))
-	t.row("", fmt.Sprintf("%s: %s of input, %s of output", plural(s.Totals.Total, "token"), amount(s.Totals.Input), amount(s.Totals.Output)))
+	if today := s.Totals; today != nil {
+		t.row("today", fmt.Sprintf("%s (%s failed), and %s refused", plural(today.Requests, "request"), amount(today.Failed), amount(today.Refused)))
+		t.row("", fmt.Sprintf("%s: %s of input, %s of output", plural(today.Total, "token"), amount(today.Input), amount(today.Output)))
+	} else {
+		t.row("today", "cannot be read")
+	}
 	t.print(r.env)
 	return nil
 }

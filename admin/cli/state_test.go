@@ -87,6 +87,14 @@ func TestVerifyFindsDifferences(t *testing.T) {
 	f.run("verify --json").exits(1).prints(`"stored":1234567`)
 }
 
+// The status is shown also of a store whose usage cannot be read.
+func TestStatusOfFailingStore(t *testing.T) {
+	f := fake(t, answers(t, map[string]any{
+		"/llm_quota/status": admin.Status{Store: admin.StoreStatus{Engine: "badger", Problem: "the disk is gone"}},
+	}))
+	f.run("status").ok().prints("fails: the disk is gone", "cannot be read")
+}
+
 // What was backed up is there after it has been restored, and a backup that
 // breaks off leaves the file that was there.
 func TestBackupAndRestore(t *testing.T) {

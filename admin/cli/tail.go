@@ -141,7 +141,7 @@ func (r *run) eventText(kind string, e *admin.Event) string {
 	switch {
 	case e.Change != nil:
 		c := e.Change
-		return strings.TrimSpace(fmt.Sprintf("%s: %s by %s (%s)  %s", objectOf(c), c.Action, cmp.Or(c.Actor, "-"), c.Source, changeOf(c)))
+		return strings.TrimSpace(fmt.Sprintf("%s: %s by %s (%s)  %s", objectOf(c), c.Action, cmp.Or(c.Actor, "-"), c.Source, r.changeOf(c)))
 	case e.Alert != nil && e.Alert.Message != "":
 		return e.Alert.Message
 	case e.Alert != nil:

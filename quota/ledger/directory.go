@@ -375,7 +375,7 @@ func (l *Ledger) DeleteGroup(now time.Time, id quota.ID, force bool, check func(
 		return err
 	}
 	if len(keys)+len(children) > 0 && !force {
-		return fmt.Errorf("group %q has %d keys and %d groups: %w", g.Name, len(keys), len(children), quota.ErrConflict)
+		return fmt.Errorf("group %q is not empty (keys: %d, groups: %d): %w", g.Name, len(keys), len(children), quota.ErrConflict)
 	}
 	entries := l.audit(now)
 	for _, k := range keys {

@@ -221,7 +221,10 @@ func (l *Ledger) source(now time.Time, q *ReportQuery, starts []int64) (quota.St
 		kept = max(kept, retention[step])
 	}
 	hint := "take a coarser step or a later from"
-	if usable == 2 && q.Step != PerHour {
+	switch {
+	case usable == len(quota.Steps):
+		hint = "take a later from"
+	case usable == 2 && q.Step != PerHour:
 		hint = "take a later from, or time_zone UTC, for which days are kept longer"
 	}
 	return 0, fmt.Errorf("from: usage by %s in %s is kept for %s, since %s; %s: %w",

@@ -48,7 +48,7 @@ const MaxGrace = 30 * 24 * time.Hour
 // given. A key with MaxSecrets that work is a conflict. check may refuse.
 func (l *Ledger) Rotate(now time.Time, id quota.ID, grace time.Duration, check func(*quota.Key) error) (*quota.Key, string, error) {
 	if grace < 0 || grace > MaxGrace {
-		return nil, "", fmt.Errorf("grace %s is not between 0 and 30d: %w", grace, quota.ErrInvalid)
+		return nil, "", fmt.Errorf("grace %s is not between 0 and 30d: %w", days(grace), quota.ErrInvalid)
 	}
 	secret, prefix := quota.NewSecret()
 	k, err := l.updateKey(now, id, quota.ActionRotate, func(k *quota.Key) error {
