@@ -26,7 +26,10 @@ func TestKill(t *testing.T) {
 	var arrived [2]atomic.Int64 // requests that reached the provider, by kind
 	hold := make(chan struct{})
 	provider := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body, _ := io.ReadAll(r.Body)
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			return // the gate died while it sent it
+		}
 		if strings.Contains(string(body), `"hold"`) {
 			<-hold
 		}
