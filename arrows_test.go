@@ -116,7 +116,7 @@ func TestArrows(t *testing.T) {
 func TestRootDirectory(t *testing.T) {
 	known := []string{
 		"module.go", "caddyfile.go",
-		"limiter", "quota", "dialect", "store", "admin", "cmd", "testdata", "e2e", "grafana",
+		"limiter", "quota", "dialect", "store", "admin", "cmd", "testdata", "e2e", "grafana", "docs",
 		"Caddyfile.example", "README.md", "SECURITY.md", "go.mod", "go.sum", "Makefile", "LICENSE", "CHANGELOG.md", ".golangci.yml", ".ci", ".gitignore",
 	}
 	var there []string

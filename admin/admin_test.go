@@ -49,6 +49,9 @@ func newBench(t testing.TB) *bench {
 	if b.ledger, err = ledger.Open(st, b.now, func(op string, err error) { t.Errorf("%s: %v", op, err) }); err != nil {
 		t.Fatal(err)
 	}
+	if err := b.ledger.Configure(b.now, &ledger.Config{}); err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
 		if err := b.ledger.Close(b.now); err != nil && !errors.Is(err, quota.ErrClosed) {
 			t.Error(err)

@@ -110,6 +110,9 @@ func openNews(t *testing.T, dir string) *newsroom {
 	if n.ledger, err = ledger.Open(n.store, n.now, func(string, error) {}); err != nil {
 		t.Fatal(err)
 	}
+	if err := n.ledger.Configure(n.now, &ledger.Config{}); err != nil {
+		t.Fatal(err)
+	}
 	core, logs := observer.New(zap.DebugLevel)
 	n.logs = logs
 	n.news = newAnnouncer(n.ledger, zap.New(core), func() (Gate, error) { return n, nil })

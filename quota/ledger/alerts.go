@@ -89,19 +89,25 @@ type alertKey struct {
 // inspect fires the alerts that are due on the accounts that have changed since
 // the last call.
 func (l *Ledger) inspect(now time.Time) error {
+	if l.alerts.Load() == nil { // the configuration has yet to say which are due
+		return nil
+	}
 	l.dirtyMu.Lock()
 	accounts := append(l.uninspected, l.dirty...)
 	l.uninspected = nil
 	l.dirtyMu.Unlock()
 	var failed error
-	for i, a := range accounts {
+	var again []*Account
+	for _, a := range accounts { // one that cannot be read does not hold up the others
 		if err := l.inspectAccount(now, a); err != nil {
-			l.dirtyMu.Lock()
-			l.uninspected = append(l.uninspected, accounts[i:]...)
-			l.dirtyMu.Unlock()
+			again = append(again, a)
 			failed = fmt.Errorf("storing alerts: %w", err)
-			break
 		}
+	}
+	if len(again) > 0 {
+		l.dirtyMu.Lock()
+		l.uninspected = append(l.uninspected, again...)
+		l.dirtyMu.Unlock()
 	}
 	return failed
 }

@@ -189,6 +189,9 @@ func TestForecast(t *testing.T) {
 	}
 	day := time.Date(2026, 5, 10, 0, 0, 0, 0, time.UTC)
 	l := newLedger(t, day.Add(-time.Hour))
+	if err := l.Configure(day.Add(-time.Hour), &Config{}); err != nil {
+		t.Fatal(err)
+	}
 	k := dailyKey(t, l, day.Add(-time.Hour))
 	for _, hours := range []int{1, 3, 4, 5} {
 		now := day.Add(time.Duration(hours) * time.Hour)

@@ -114,7 +114,6 @@ func Open(st quota.Store, now time.Time, report func(op string, err error)) (*Le
 		alerted: map[alertKey]alerted{},
 	}}
 	l.settings.Store(&settings{zone: "UTC"})
-	l.alerts.Store(newAlertRules(&Config{}))
 	l.seen.Store(now.UnixNano())
 	l.accounts.init(idHash)
 	l.secrets.init(shortHash.shard)

@@ -75,6 +75,12 @@ func TestAlertsAtTheEnd(t *testing.T) {
 				t.Fatal(err)
 			}
 			l.OnAlert(func(a quota.Alert) { told = append(told, a) })
+			if err := l.Tick(now); err != nil { // before the configuration
+				t.Fatal(err)
+			}
+			if err := l.Configure(now, &Config{}); err != nil {
+				t.Fatal(err)
+			}
 			return l
 		}
 		l := open(dir)
