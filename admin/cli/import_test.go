@@ -100,10 +100,7 @@ func TestAlertsOff(t *testing.T) {
 func TestImportMistakesInOrder(t *testing.T) {
 	b := newBench(t)
 	r := b.importing("keys:\n  - name: a\n  - name: a\n    models: x\n    colour: red\n", "").exits(1)
-	var lines []string
-	for _, m := range regexp.MustCompile(`line \d: `).FindAllString(r.err, -1) {
-		lines = append(lines, m)
-	}
+	lines := regexp.MustCompile(`line \d: `).FindAllString(r.err, -1)
 	if diff := cmp.Diff([]string{"line 3: ", "line 4: ", "line 5: "}, lines); diff != "" {
 		t.Errorf("%s%s", r.err, diff)
 	}
