@@ -1,15 +1,17 @@
 # build: Caddy with this module, by xcaddy.   run: that, with Caddyfile.example.
 # test, lint, bench, fuzz, corpus: as they say.   chaos: what test does to a running gate, for long.
+# simulate: new lives of the ledger under crashes, power losses and clock steps.
 
 GO      ?= go
 CADDY    = build/caddy
 MODULE   = github.com/llm-quota/caddy-llm-quota
 CADDY_V  = v2.11.9
 FUZZTIME ?= 20s
+SIM_DURATION ?= 5m
 ROUNDS   ?= 50
 SOURCES  = $(shell find . -name '*.go' -not -name '*_test.go' -not -path './e2e/*' -not -path './build/*') go.mod go.sum
 
-.PHONY: run test chaos lint bench fuzz corpus build clean
+.PHONY: run test chaos simulate lint bench fuzz corpus build clean
 
 build: $(CADDY)
 
@@ -27,6 +29,9 @@ test:
 	$(GO) vet ./...
 	$(GO) test -race -shuffle=on -timeout 15m ./...
 	cd e2e && $(GO) test -race -shuffle=on -timeout 15m ./...
+
+simulate:
+	SIM_DURATION=$(SIM_DURATION) $(GO) test -count=1 -run TestSimulation -v -timeout 0 ./quota/ledger
 
 chaos:
 	cd e2e && CHAOS=$(ROUNDS) $(GO) test -count=1 -run 'TestKill|TestChaos' -timeout 60m

@@ -2,8 +2,12 @@ package llmquota
 
 import (
 	"context"
+	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -147,6 +151,41 @@ func TestRootDirectory(t *testing.T) {
 	for _, name := range []string{"module.go", "caddyfile.go", "Caddyfile.example", "go.mod", "LICENSE"} {
 		if !slices.Contains(there, name) {
 			t.Errorf("%s is missing", name)
+		}
+	}
+}
+
+// The README names tests for each of the twelve guarantees, and each of them is
+// there.
+func TestGuaranteesAreTested(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := map[string]bool{}
+	err = filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		for _, m := range regexp.MustCompile(`(?m)^func (Test\w+)\(`).FindAllStringSubmatch(string(b), -1) {
+			tests[m[1]] = true
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := 1; n <= 12; n++ {
+		row := regexp.MustCompile(fmt.Sprintf(`(?m)^\| G%d \|.*$`, n)).FindString(string(readme))
+		names := regexp.MustCompile("`(Test\\w+)`").FindAllStringSubmatch(row, -1)
+		if len(names) == 0 {
+			t.Errorf("G%d names no test", n)
+		}
+		for _, name := range names {
+			if !tests[name[1]] {
+				t.Errorf("G%d names %s, which is not there", n, name[1])
+			}
 		}
 	}
 }
