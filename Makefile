@@ -31,7 +31,7 @@ test:
 	cd e2e && $(GO) test -race -shuffle=on -timeout 15m ./...
 
 simulate:
-	SIM_DURATION=$(SIM_DURATION) $(GO) test -count=1 -run TestSimulation -v -timeout 0 ./quota/ledger
+	$(if $(wildcard /dev/shm/.),TMPDIR=/dev/shm) SIM_DURATION=$(SIM_DURATION) $(GO) test -count=1 -run TestSimulation -v -timeout 0 ./quota/ledger
 
 chaos:
 	cd e2e && CHAOS=$(ROUNDS) $(GO) test -count=1 -run 'TestKill|TestChaos' -timeout 60m
