@@ -5,7 +5,7 @@ import {getOr, path} from './api.js';
 import {meter, ranking, stacked} from './chart.js';
 import {problem} from './dialog.js';
 import {h, replace, throttle} from './dom.js';
-import {count, instant, number, parts, share, when} from './format.js';
+import {count, instant, many, number, parts, share, when} from './format.js';
 import {amountOrNone, field, limitLabel, limitNames} from './forms.js';
 import {accountLink, accountName, onEvent} from './state.js';
 import {axis, nameOf, rangeOf, stack, usage} from './usage.js';
@@ -95,7 +95,7 @@ export function history(filter, by, heading, signal) {
 			if (mine !== turn) return;
 			const t = report.totals;
 			replace(chart, h('header', null, h('h2', null, 'Tokens over time'), h('span', {class: 'small'},
-				`${number(t.total_tokens)} tokens in ${number(t.requests)} requests · ${number(t.refused)} refused · ${number(t.failed)} failed`)),
+				`${number(t.total_tokens)} tokens in ${many(t.requests, 'request')} · ${number(t.refused)} refused · ${number(t.failed)} failed`)),
 			stacked({title: 'Tokens over time', unit: 'tokens', report: axis(report), series: tokens}));
 			const lines = await Promise.all(report.breakdown.filter((l) => l.totals.requests > 0 || l.totals.total_tokens > 0).slice(0, 10).map(async (l) => ({
 				name: await nameOf(l), value: l.totals.total_tokens, note: `in ${number(l.totals.requests)}`, href: l.key ? accountLink(l.key) : null,

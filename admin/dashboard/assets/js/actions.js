@@ -21,9 +21,13 @@ async function atField(el, work) {
 	}
 }
 
+/** said tells why a dialog cannot be opened. */
+const said = (err) => toast(err.message);
+
 /** create makes a key or a group. done is called with what was made. */
 export async function create(kind, preset, done) {
-	const ed = await editor(kind, {...valuesOf({}, kind), ...preset});
+	const ed = await editor(kind, {...valuesOf({}, kind), ...preset}).catch(said);
+	if (!ed) return;
 	const base = {...ed.values(), ...(kind === 'keys' ? {group: ''} : {parent: ''})};
 	const clean = ed.values();
 	const imported = kind === 'keys' && h('input', {type: 'password', autocomplete: 'new-password', spellcheck: 'false'});
@@ -215,7 +219,9 @@ export function grant(kind, o, done) {
 
 /** move puts keys into another group. */
 export async function move(keys, done) {
-	const select = groupSelect(await groups());
+	const all = await groups({fresh: true}).catch(said);
+	if (!all) return;
+	const select = groupSelect(all);
 	if (keys.every((k) => k.group === keys[0].group)) select.value = keys[0].group || '';
 	const carry = h('input', {type: 'checkbox'});
 	const many = keys.length > 1 ? `${keys.length} keys` : `“${keys[0].name}”`;

@@ -36,7 +36,7 @@ export function dialog({title, body, submit, danger, narrow, onSubmit, dirty, qu
 		el.close();
 		el.remove();
 		onClose?.();
-		if (from?.isConnected) from.focus();
+		(from?.isConnected ? from : alike(from))?.focus();
 	}
 
 	function tryClose() {
@@ -82,6 +82,9 @@ export function dialog({title, body, submit, danger, narrow, onSubmit, dirty, qu
 	first?.focus();
 	return self;
 }
+
+/** alike is what stands now where el stood before the page was refreshed. */
+const alike = (el) => [...document.querySelectorAll('main a, main button')].find((x) => el && x.textContent === el.textContent) || document.getElementById('main');
 
 /** errorText is an error, with what to do about it. */
 export function errorText(err) {

@@ -44,6 +44,16 @@ export function replace(el, ...children) {
 	return el;
 }
 
+/** renew is replace that leaves the focus on the link or button that is like the one that had it. */
+export function renew(el, ...children) {
+	const places = () => [...el.querySelectorAll('a, button')];
+	const at = places().indexOf(document.activeElement);
+	const name = at >= 0 && document.activeElement.textContent;
+	replace(el, ...children);
+	if (at >= 0) (places().find((p) => p.textContent === name) || places()[at])?.focus();
+	return el;
+}
+
 let last = 0;
 
 /** unique returns an id that no other element has. */

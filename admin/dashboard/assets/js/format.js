@@ -13,6 +13,9 @@ const relative = new Intl.RelativeTimeFormat(locale, {numeric: 'auto'});
 export const zone = Intl.DateTimeFormat().resolvedOptions().timeZone || 'UTC';
 
 export const number = (n) => whole.format(n);
+/** many counts things: "1 key", "2 keys". */
+export const many = (n, what) => `${number(n)} ${what}${n === 1 ? '' : 's'}`;
+
 export const compact = (n) => (Math.abs(n) < 10000 ? whole.format(n) : short.format(n));
 
 /** share formats a fraction as a percentage. */

@@ -191,7 +191,7 @@ function metadataPatch(old, now) {
  * edited. It returns {el, values(), put(values)}.
  */
 export async function editor(kind, values, {self} = {}) {
-	const all = await groups();
+	const all = await groups({fresh: true});
 	const inputs = {};
 	const add = (name, input) => (inputs[name] = input);
 	const text = (name, props) => add(name, h('input', {type: 'text', spellcheck: 'false', ...props}));
@@ -200,7 +200,7 @@ export async function editor(kind, values, {self} = {}) {
 	add(above, groupSelect(all, kind === 'groups' ? self : null));
 	const metadata = pairs();
 	const section = (title, ...fields) => h('fieldset', null, h('legend', null, title), fields);
-		const el = h('div', null,
+	const el = h('div', null,
 		h('div', {class: 'fields'}, field('Name', text('name', {maxlength: 128, required: true}), 'Shown to callers when they are refused. No slash.', 'name'),
 			field(kind === 'keys' ? 'Group' : 'Parent group', inputs[above], kind === 'keys' ? 'It shares its budget, and its member defaults hold here.' : 'What is used here counts there too.', above)),
 		section('Token quota', quotaFields('quota', text, add, 'No quota')),

@@ -3,7 +3,7 @@
 import {getOr} from './api.js';
 import {dialog, isOpen, mayLeave, problem} from './dialog.js';
 import {h, replace} from './dom.js';
-import {ago, bytes, exact, number, when} from './format.js';
+import {ago, bytes, exact, many, when} from './format.js';
 import {again, go, onLeave, route, start} from './router.js';
 import {loadSession, online, onEvent, onLive, session, watch} from './state.js';
 import {groupPage} from './views/group.js';
@@ -121,8 +121,8 @@ function showStatus(s) {
 	replace(footer, h('ul', null,
 		h('li', null, 'Store: ', h('span', {class: store.healthy ? 'good' : 'bad'}, store.healthy ? 'healthy' : 'not healthy'), `, ${store.engine}, ${bytes(store.size_bytes)}`),
 		store.last_sync && h('li', null, 'Last sync: ', when(store.last_sync)),
-		h('li', null, `${number(s.keys)} keys, ${number(s.groups)} groups`),
-		h('li', null, `${number(s.open_reservations)} calls under way`),
+		h('li', null, `${many(s.keys, 'key')}, ${many(s.groups, 'group')}`),
+		h('li', null, `${many(s.open_reservations, 'call')} under way`),
 		h('li', null, `Version ${s.version}`)));
 }
 

@@ -16,9 +16,12 @@ export const mayChange = () => !session.read_only;
 let groupsLoading = null;
 let groupsByID = new Map();
 
-/** groups returns all living groups by their ID. They are kept until stale. */
-export function groups() {
-	if (!groupsLoading) {
+/**
+ * groups returns all living groups by their ID. They are kept until stale;
+ * fresh asks again, for what is chosen from them.
+ */
+export function groups({fresh = false} = {}) {
+	if (!groupsLoading || fresh) {
 		const mine = loadGroups().then((all) => {
 			if (mine === groupsLoading) groupsByID = all;
 			return all;
@@ -143,6 +146,7 @@ function setLive(next) {
 }
 
 const tell = (event) => {
+	if (event.type === 'change' || event.type === 'poll') stale(); // somebody else may have made it
 	for (const fn of listeners) fn(event);
 };
 

@@ -5,7 +5,7 @@ import {assign, create, edit, grant, remove, reset} from '../actions.js';
 import {path, request} from '../api.js';
 import {ranking} from '../chart.js';
 import {problem} from '../dialog.js';
-import {h, replace} from '../dom.js';
+import {h, renew, replace} from '../dom.js';
 import {compact, dateTime, number, share, when} from '../format.js';
 import {limitLabel, limitNames} from '../forms.js';
 import {go, link, setTitle} from '../router.js';
@@ -21,6 +21,8 @@ export function groupPage({params, query, signal}) {
 	const el = h('div', null, head, now, range, h('div', {class: 'grid'}, past.els, explainCard('groups', params.id), refusals(params.id, signal), members, auditOf(params.id, signal, 'half')));
 
 	let turn = 0;
+	let shown = null;
+	let headed = '';
 
 	async function load() {
 		const mine = ++turn;
@@ -37,14 +39,15 @@ export function groupPage({params, query, signal}) {
 	}
 
 	function show(g, all) {
+		shown = g;
 		setTitle(g.name);
 		const children = [...all.values()].filter((c) => c.parent === g.id);
-		if (!head.contains(document.activeElement)) {
-			replace(head, h('div', null, h('nav', {class: 'crumbs', 'aria-label': 'You are here'}, h('a', {href: link(['groups'])}, 'Groups'),
-				above(g, all).map((a) => [' / ', h('a', {href: link(['groups', a.id])}, a.name)])),
-			h('div', {class: 'title'}, h('h1', null, g.name), g.deleted_at && h('span', {class: 'tag bad'}, 'deleted'), g.source === 'config' && h('span', {class: 'tag'}, 'config'))), h('span', {class: 'grow'}), mayChange() && !g.deleted_at && controls(g));
-		}
-		replace(now, g.source === 'config' && h('p', {class: 'note'}, 'This group is set by Caddy’s configuration, where its settings are changed. It can be reset and granted tokens here.'),
+		const looks = JSON.stringify([g.name, g.source, g.deleted_at, Boolean(g.state.quota), above(g, all).map((a) => a.name)]);
+		if (looks !== headed) renew(head, h('div', null, h('nav', {class: 'crumbs', 'aria-label': 'You are here'}, h('a', {href: link(['groups'])}, 'Groups'),
+			above(g, all).map((a) => [' / ', h('a', {href: link(['groups', a.id])}, a.name)])),
+		h('div', {class: 'title'}, h('h1', null, g.name), g.deleted_at && h('span', {class: 'tag bad'}, 'deleted'), g.source === 'config' && h('span', {class: 'tag'}, 'config'))), h('span', {class: 'grow'}), mayChange() && !g.deleted_at && controls(g));
+		headed = looks; // not made anew under a finger that is on a button
+		renew(now, g.source === 'config' && h('p', {class: 'note'}, 'This group is set by Caddy’s configuration, where its settings are changed. It can be reset and granted tokens here.'),
 			limitsCard(g), h('section', {class: 'card third'}, h('header', null, h('h2', null, 'Settings')), facts([
 				['Keys in it', h('a', {href: link(['keys'], {group: g.id})}, number(g.keys))],
 				['Parent', g.parent ? h('a', {href: link(['groups', g.parent])}, groupName(g.parent)) : 'None'],
@@ -76,11 +79,11 @@ export function groupPage({params, query, signal}) {
 		const button = (label, run, blocked, cls) => h('button', {type: 'button', class: cls, disabled: Boolean(blocked), title: blocked || null, on: {click: run}}, label);
 		return h('div', {class: 'toolbar'},
 			button('Edit', () => edit('groups', g.id, load).catch((err) => now.prepend(problem(err))), config, 'primary'),
-			button('Assign keys', () => assign(g, load)),
+			button('Assign keys', () => assign(shown, load)),
 			button('New key', () => create('keys', {group: g.id}, load)),
-			button('Grant', () => grant('groups', g, load), !g.state.quota && 'It has no token quota.'),
-			button('Reset', () => reset('groups', g, load)),
-			button('Delete', () => remove('groups', g, () => go(['groups'])), config, 'danger'));
+			button('Grant', () => grant('groups', shown, load), !g.state.quota && 'It has no token quota.'),
+			button('Reset', () => reset('groups', shown, load)),
+			button('Delete', () => remove('groups', shown, () => go(['groups'])), config, 'danger'));
 	}
 
 	function update(next) {

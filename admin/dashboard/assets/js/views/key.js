@@ -4,7 +4,7 @@ import {auditOf, explainCard, facts, history, limitsCard, metadataOf, refreshing
 import {edit, grant, move, remove, reset, rotate, setDisabled} from '../actions.js';
 import {path, request} from '../api.js';
 import {problem} from '../dialog.js';
-import {h, replace} from '../dom.js';
+import {h, renew, replace} from '../dom.js';
 import {when} from '../format.js';
 import {go, link, setTitle} from '../router.js';
 import {groupName, groups, mayChange} from '../state.js';
@@ -19,6 +19,8 @@ export function keyPage({params, query, signal}) {
 	const el = h('div', null, head, now, range, h('div', {class: 'grid'}, past.els, explainCard('keys', params.id), refusals(params.id, signal), auditOf(params.id, signal)));
 
 	let turn = 0;
+	let shown = null;
+	let headed = '';
 
 	async function load() {
 		const mine = ++turn;
@@ -33,13 +35,14 @@ export function keyPage({params, query, signal}) {
 	}
 
 	function show(k) {
+		shown = k;
 		setTitle(k.name);
 		const [word, colour] = statusOf(k);
-		if (!head.contains(document.activeElement)) {
-			replace(head, h('div', null, h('nav', {class: 'crumbs', 'aria-label': 'You are here'}, h('a', {href: link(['keys'])}, 'Keys')),
-				h('div', {class: 'title'}, h('h1', null, k.name), h('span', {class: `tag ${colour}`}, word), k.source === 'config' && h('span', {class: 'tag'}, 'config'))), h('span', {class: 'grow'}), mayChange() && !k.deleted_at && controls(k));
-		}
-		replace(now, k.source === 'config' && h('p', {class: 'note'}, 'This key is set by Caddy’s configuration, where its settings and secret are changed. It can be disabled, reset and granted tokens here.'),
+		const looks = JSON.stringify([k.name, word, k.source, k.deleted_at, Boolean(k.state.quota)]);
+		if (looks !== headed) renew(head, h('div', null, h('nav', {class: 'crumbs', 'aria-label': 'You are here'}, h('a', {href: link(['keys'])}, 'Keys')),
+			h('div', {class: 'title'}, h('h1', null, k.name), h('span', {class: `tag ${colour}`}, word), k.source === 'config' && h('span', {class: 'tag'}, 'config'))), h('span', {class: 'grow'}), mayChange() && !k.deleted_at && controls(k));
+		headed = looks; // not made anew under a finger that is on a button
+		renew(now, k.source === 'config' && h('p', {class: 'note'}, 'This key is set by Caddy’s configuration, where its settings and secret are changed. It can be disabled, reset and granted tokens here.'),
 			limitsCard(k), h('section', {class: 'card third'}, h('header', null, h('h2', null, 'Settings')), facts([
 				['Group', k.group ? h('a', {href: link(['groups', k.group])}, groupName(k.group)) : 'None'],
 				['Secret', h('code', null, `${k.prefix}…`)],
@@ -62,12 +65,12 @@ export function keyPage({params, query, signal}) {
 		const there = config && 'This is set by the configuration, and changes there.';
 		return h('div', {class: 'toolbar'},
 			button('Edit', () => edit('keys', k.id, load).catch(failed), there, 'primary'),
-			button(k.disabled ? 'Enable' : 'Disable', () => setDisabled([k], !k.disabled, load)),
-			button('Grant', () => grant('keys', k, load), !k.state.quota && 'It has no token quota.'),
-			button('Reset', () => reset('keys', k, load)),
-			button('Move', () => move([k], load), there),
-			button('New secret', () => rotate(k, load), there),
-			button('Delete', () => remove('keys', k, () => go(['keys'])), there, 'danger'));
+			button(k.disabled ? 'Enable' : 'Disable', () => setDisabled([shown], !shown.disabled, load)),
+			button('Grant', () => grant('keys', shown, load), !k.state.quota && 'It has no token quota.'),
+			button('Reset', () => reset('keys', shown, load)),
+			button('Move', () => move([shown], load), there),
+			button('New secret', () => rotate(shown, load), there),
+			button('Delete', () => remove('keys', shown, () => go(['keys'])), there, 'danger'));
 	}
 
 	const failed = (err) => now.prepend(problem(err));
