@@ -69,7 +69,8 @@ func TestExample(t *testing.T) {
 }
 
 // TestReadme runs the commands that README.md shows, in their order, against
-// the example: each curl in a block of sh, with the variables set before it.
+// the example: each curl and each command of the gate's command line in a block
+// of sh, with the variables set before it.
 func TestReadme(t *testing.T) {
 	readme, err := os.ReadFile("../README.md")
 	if errors.Is(err, os.ErrNotExist) {
@@ -79,13 +80,16 @@ func TestReadme(t *testing.T) {
 		t.Fatal(err)
 	}
 	needCurl(t)
-	commands := curlCommands(string(readme))
+	commands := shownCommands(string(readme))
 	if len(commands) == 0 {
-		skip(t, "README.md shows no curl command")
+		skip(t, "README.md shows no command")
 	}
 	x := startExample(t)
+	folder := t.TempDir()
 	for _, command := range commands {
 		sh := exec.CommandContext(t.Context(), "sh", "-c", strictCurl+x.ports.Replace(command))
+		sh.Dir = folder
+		sh.Env = append(os.Environ(), "CADDY="+caddy, "CADDY_ADMIN="+x.ports.Replace("localhost:2019"))
 		out, err := sh.CombinedOutput()
 		if err != nil || len(bytes.TrimSpace(out)) == 0 {
 			t.Errorf("%s\n%v\n%s", command, err, out)
@@ -98,8 +102,10 @@ func TestReadme(t *testing.T) {
 	}
 }
 
-// strictCurl makes curl fail where a call is refused.
+// strictCurl makes curl fail where a call is refused, and caddy the binary under
+// test.
 const strictCurl = `curl() { command curl -sS --fail-with-body --max-time 20 "$@"; }
+caddy() { "$CADDY" "$@"; }
 `
 
 var (
@@ -107,10 +113,11 @@ var (
 	assignment = regexp.MustCompile(`^[A-Z_]+=`)
 )
 
-// curlCommands returns each curl that a document shows in a block of sh, after
+// shownCommands returns each curl, and each command of the gate's command line,
+// that a document shows in a block of sh, after
 // the assignments that precede it in the block. A "$ " before a command marks
 // it as one among the lines that it prints.
-func curlCommands(document string) (commands []string) {
+func shownCommands(document string) (commands []string) {
 	for _, block := range shellBlock.FindAllStringSubmatch(document, -1) {
 		set := ""
 		lines := strings.Split(block[1], "\n")
@@ -123,7 +130,7 @@ func curlCommands(document string) (commands []string) {
 			switch {
 			case assignment.MatchString(command):
 				set += command + "\n"
-			case strings.HasPrefix(command, "curl "):
+			case strings.HasPrefix(command, "curl "), strings.HasPrefix(command, "caddy llm-quota "):
 				commands = append(commands, set+command)
 			}
 		}
@@ -131,8 +138,8 @@ func curlCommands(document string) (commands []string) {
 	return commands
 }
 
-func TestCurlCommands(t *testing.T) {
-	got := curlCommands("```sh\n$ curl a \\\n    -d b\nanswer\n$ make run\n```\n\n```json\ncurl no\n```\n```sh\n# set\nKEY=x\ncurl c $KEY | jq\n```\n")
+func TestShownCommands(t *testing.T) {
+	got := shownCommands("```sh\n$ curl a \\\n    -d b\nanswer\n$ make run\n```\n\n```json\ncurl no\n```\n```sh\n# set\nKEY=x\ncurl c $KEY | jq\n```\n")
 	if want := []string{"curl a \\\n    -d b", "KEY=x\ncurl c $KEY | jq"}; strings.Join(got, "|") != strings.Join(want, "|") {
 		t.Errorf("found %q, want %q", got, want)
 	}

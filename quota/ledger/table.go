@@ -129,19 +129,28 @@ func (n *names) name(key quota.ID, s string, proven bool) string {
 	}
 	n.mu.RLock()
 	_, ok := n.m[s]
-	size, brought := len(n.m), n.byKey[key]
+	room := n.room(key, proven)
 	n.mu.RUnlock()
 	if ok {
 		return s
 	}
-	if size >= n.most || brought >= n.perKey || (!proven && size >= n.unproven) || len(s) > maxNameLen || !quota.Printable(s) {
+	if !room || len(s) > maxNameLen || !quota.Printable(s) {
 		return otherName
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if _, ok := n.m[s]; !ok {
-		n.m[strings.Clone(s)] = struct{}{} // s may be a piece of something large
-		n.byKey[key]++
+	if _, ok := n.m[s]; ok {
+		return s
 	}
+	if !n.room(key, proven) { // another has taken it meanwhile
+		return otherName
+	}
+	n.m[strings.Clone(s)] = struct{}{} // s may be a piece of something large
+	n.byKey[key]++
 	return s
+}
+
+// room tells whether a call of key may bring a new name. mu is held.
+func (n *names) room(key quota.ID, proven bool) bool {
+	return len(n.m) < n.most && n.byKey[key] < n.perKey && (proven || len(n.m) < n.unproven)
 }
