@@ -17,6 +17,7 @@ import (
 
 // promised are the metrics by name, with their labels.
 var promised = map[string]string{
+	"alerts_total":   "kind",
 	"requests_total": "decision dialect group reason", "tokens_total": "dialect group model type",
 	"reserved_tokens": "", "overage_tokens_total": "", "open_reservations": "", "store_up": "",
 	"decision_duration_seconds": "", "store_op_duration_seconds": "engine op", "store_errors_total": "op",

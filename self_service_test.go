@@ -35,6 +35,12 @@ func TestSelfService(t *testing.T) {
 	if q := s.State.Quota; q.Used != 18 || q.Remaining != 0 || s.Usage.Today.Total != 18 || s.Usage.Period == nil || s.Usage.Period.Total != 18 || s.Usage.Today.Refused != 1 {
 		t.Errorf("state %+v, usage %+v", q, s.Usage)
 	}
+	if days := s.Usage.Days; len(days) != 30 || days[29].Totals.Total != 18 || days[29].Totals.Refused != 1 || days[28].Totals.Total != 0 {
+		t.Errorf("by day %+v", days)
+	}
+	if m := s.Usage.Models; len(m) != 1 || m[0].Model == nil || *m[0].Model == "" || m[0].Totals.Total != 18 || m[0].Key != nil {
+		t.Errorf("by model %+v", m)
+	}
 	if shown := g.key("k"); s.ID != shown.ID || s.Prefix != shown.Prefix || !s.CreatedAt.Equal(shown.CreatedAt) {
 		t.Errorf("the key is told %+v, the operator %+v", s.Key, shown)
 	}

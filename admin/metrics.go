@@ -48,8 +48,13 @@ var (
 // Failures are shown as 0 before the first one, which would otherwise not be
 // seen as an increase.
 func init() {
-	for _, op := range []string{"journal", "checkpoint", "sync", "guard", "align", "sweep", "configure"} {
+	for _, op := range []string{"journal", "checkpoint", "sync", "guard", "align", "sweep", "configure", "snapshot", "open"} {
 		storeErrorsTotal.WithLabelValues(op)
+	}
+	for _, kind := range []quota.AlertKind{
+		quota.AlertThreshold, quota.AlertExceeded, quota.AlertForecast, quota.AlertStoreDegraded, quota.AlertStoreRecovered,
+	} {
+		alertsTotal.WithLabelValues(string(kind))
 	}
 }
 

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"errors"
 	"net/http"
 	"time"
 
@@ -21,7 +22,14 @@ type SelfUsage struct {
 	// Period is the current period of its quota; null where it has none that
 	// the calendar begins.
 	Period *quota.Totals `json:"period"`
+	// Days are the last 30 days, today among them, the earliest first.
+	Days []UsageStep `json:"days"`
+	// Models are what was called in those days, the most used first.
+	Models []UsageLine `json:"models"`
 }
+
+// selfDays is how many days a key is shown.
+const selfDays = 30
 
 // ServeSelf answers a request with the key that it came with.
 func ServeSelf(w http.ResponseWriter, l *ledger.Ledger, account *ledger.Account, now time.Time) error {
@@ -52,6 +60,20 @@ func ServeSelf(w http.ResponseWriter, l *ledger.Ledger, account *ledger.Account,
 			return err
 		}
 		self.Usage.Period = &period
+	}
+	recent := ledger.ReportQuery{
+		From: now.AddDate(0, 0, 1-selfDays), To: now.Add(time.Nanosecond), Step: ledger.PerDay,
+		Zone: schedule.Zone, By: ledger.By{Model: true}, Key: k.ID,
+	}
+	report, err := l.Report(now, recent)
+	switch {
+	case err == nil:
+		u := usageOf(report, &recent)
+		self.Usage.Days, self.Usage.Models = u.Series, u.Breakdown
+	case errors.Is(err, quota.ErrInvalid): // the configured retention is shorter
+		self.Usage.Days, self.Usage.Models = []UsageStep{}, []UsageLine{}
+	default:
+		return err
 	}
 	return (&call{w: w}).json(http.StatusOK, self)
 }
