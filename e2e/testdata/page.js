@@ -11,7 +11,7 @@ globalThis.e2e = (() => {
 
 	function called(el, name) {
 		if (el.matches('input, select, textarea')) {
-			return plain(el.getAttribute('aria-label')) === name || [...el.labels].some((l) => plain(l.textContent) === name || plain(l.textContent).startsWith(name + '. '));
+			return plain(el.getAttribute('aria-label')) === name || [...el.labels].some((l) => plain(l.textContent) === name || plain(l.textContent).startsWith(name + '. ') || [...l.children].some((c) => plain(c.textContent) === name));
 		}
 		return plain(el.getAttribute('aria-label')) === name || plain(el.innerText) === name || plain(el.textContent) === name;
 	}

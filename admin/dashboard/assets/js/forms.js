@@ -44,9 +44,10 @@ export function markInvalid(root, err) {
 	for (const old of root.querySelectorAll('[aria-invalid]')) old.removeAttribute('aria-invalid');
 	for (const e of root.querySelectorAll('.field > .error')) e.hidden = true;
 	if (!err) return false;
-	const name = err.field || /^[\w.]+/.exec(err.message)?.[0] || '';
 	const places = [...root.querySelectorAll('[data-field]')];
-	const at = places.find((f) => f.dataset.field === name) || places.find((f) => name.startsWith(f.dataset.field + '.'));
+	const names = err.field ? [err.field] : namesIn(err.message);
+	const at = names.map((n) => places.find((f) => f.dataset.field === n)).find(Boolean) ||
+		places.find((f) => names.some((n) => n.startsWith(f.dataset.field + '.')));
 	if (!at) return false;
 	const input = at.querySelector('input, select, textarea');
 	const text = at.querySelector('.error');
@@ -56,6 +57,12 @@ export function markInvalid(root, err) {
 	input?.setAttribute('aria-invalid', 'true');
 	input?.focus();
 	return true;
+}
+
+/** namesIn lists the fields that an error may begin with, the longest first: "quota: time_zone …". */
+function namesIn(message) {
+	const words = (message.match(/[\w.]+/g) || []).slice(0, 3);
+	return words.map((_, i) => words.slice(0, words.length - i).join('.'));
 }
 
 /** textOf shows a bound: "", "unlimited" or the number. */
