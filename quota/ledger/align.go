@@ -134,7 +134,8 @@ func (a *Account) alignQuota(now time.Time, want alignment, happened *past) {
 	q := &a.quota
 	if over(q.period, now) { // nothing of it goes on
 		q.granted = 0
-		if want.keep && seconds(a.lastUsed) < q.period.End { // else it was without a quota meanwhile, and has counted on
+		manual := want.quota == quota.Period{}
+		if manual && seconds(a.lastUsed) < q.period.End { // else it was without a quota meanwhile, and has counted on
 			q.used = 0
 		}
 	}

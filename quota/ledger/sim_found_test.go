@@ -273,3 +273,37 @@ func TestTornDay(t *testing.T) {
 		t.Errorf("%+v; want one request of the day in Tokyo", u)
 	}
 }
+
+// TestResetCountsInALongerPeriod resets a daily quota by hand, uses it, and makes
+// it a monthly one on a later day: what was used since the reset counts.
+func TestResetCountsInALongerPeriod(t *testing.T) {
+	monday := time.Date(2026, 5, 18, 12, 0, 0, 0, time.UTC)
+	l := newLedger(t, monday)
+	made, err := l.CreateKeys(monday, []NewKey{{Name: "key", KeyRules: quota.KeyRules{Quota: &quota.Quota{Tokens: quota.At(100), Reset: quota.ResetDaily}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := made[0].Key.ID
+	a, err := l.Account(monday, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []int64{30, 60} {
+		if err := l.Reset(monday, id, []quota.LimitName{quota.TokenQuota}); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Settle(monday, reserve(t, l, monday, a, n), quota.Outcome{Tokens: quota.Tokens{Input: n}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	thursday := monday.AddDate(0, 0, 3)
+	if _, err := l.UpdateKey(thursday, id, func(k *quota.Key) error {
+		k.Quota = &quota.Quota{Tokens: quota.At(100), Reset: quota.ResetMonthly}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if u := used(t, l, thursday, id); u.Used != 60 {
+		t.Errorf("%d used this month, want the 60 since the last reset", u.Used)
+	}
+}

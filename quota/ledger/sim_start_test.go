@@ -196,7 +196,8 @@ func (w *simWorld) boot() {
 	if got := w.ledger.seen.Load(); got < now || got > max(now, min(w.latest, now+int64(maxStep))) {
 		w.fail("the ledger's time is %v after the start; the clock says %v, and the latest before was %v", time.Unix(0, got).UTC(), w.clock.now(), time.Unix(0, w.latest).UTC())
 	}
-	w.seen, w.lost = w.ledger.seen.Load(), w.setBack
+	// Accounts that are read before the latest time is known may be led back.
+	w.seen, w.lost = w.ledger.seen.Load(), w.setBack || now < w.seen
 	w.booting = true
 	w.advance(nil)
 	w.booting = false

@@ -109,10 +109,11 @@ func (w *simWorld) live1() {
 	default:
 		w.drawOp()()
 	}
+	w.snap(w.store.last)
 	if !w.disk.dead && !w.chance(8) { // accounts may rest a while
 		w.verify()
+		w.snap(w.store.last)
 	}
-	w.snap(w.store.last)
 	for w.disk.dead {
 		w.restart(simPick(w, []string{"crash", "crash", "power loss"}))
 	}

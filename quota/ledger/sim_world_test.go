@@ -174,6 +174,7 @@ func (w *simWorld) look() time.Time {
 	if now.UnixNano() < w.seen-int64(maxStep) {
 		w.again = w.setBack
 		w.setBack, w.lost = true, true
+		clear(w.store.turns)
 	}
 	w.latest = max(w.latest, now.UnixNano())
 	if t := now.UnixNano(); t < w.seen || t >= w.seen+int64(clockGrain) {
@@ -188,7 +189,7 @@ func (w *simWorld) tick() int64 { return w.base + w.clock.mono }
 func (w *simWorld) advance(changed map[quota.ID]bool) {
 	now := w.look()
 	lookups := w.twin.advance(now, w.rules, changed)
-	if w.lost {
+	if w.lost || w.setBack { // what is looked up depends on when an account was last used and read
 		lookups = w.twin.others(lookups, w.rules)
 	}
 	for _, u := range lookups {
@@ -211,12 +212,12 @@ func (w *simWorld) lookUp(now time.Time, u simLookup) {
 	found, in := w.account(u.id).counter(u.kind)
 	ended, rested := over(in, now), false
 	switch {
-	case was.old && in == was.period && !w.lost:
+	case was.old && in == was.period && !ended && !w.lost && !w.setBack:
 		return
 	case in == u.want:
 	case ended: // nothing is used until it is turned
 		found = 0
-	case (w.lost || was.period.Start > now.Unix()) && in.Holds(now.Unix()): // it has not been used since, and goes on
+	case (w.lost || w.setBack || was.period.Start > now.Unix()) && in.Holds(now.Unix()): // it has not been used since, and goes on
 		u.want, rested = in, true
 	default:
 		w.fail("%s of %v has the period %v, want %v", u.kind.name(), u.id, in, u.want)
@@ -227,7 +228,10 @@ func (w *simWorld) lookUp(now time.Time, u simLookup) {
 	}
 	w.twin.lookedUp(now, u, func(c *simCall) bool { return !ended && w.goesOn(c, u) })
 	a := w.twin.accounts[u.id]
-	if u.kind == tokenQuota && (w.setBack || w.booting) && !ended {
+	switch {
+	case u.kind == tokenQuota && ended:
+		a.granted = 0
+	case u.kind == tokenQuota && (w.lost || w.setBack || w.booting):
 		a.granted = w.account(u.id).quota.granted
 	}
 	under := w.twin.state(u.id, w.rules, w.tick())[u.kind].used
@@ -256,11 +260,11 @@ func (w *simWorld) bounds(u simLookup, ended, rested bool) (sure, most int64) {
 		sure = w.twin.state(u.id, w.rules, w.tick())[u.kind].used
 		return sure, sure
 	case w.setBack && (w.again || ended || reset != 0 || u.kind == requestsPerDay):
-		return 0, greatest(u.want.Start)
+		return 0, greatest(0)
 	case w.setBack:
-		return least(u.want.Start), greatest(u.want.Start)
+		return least(u.want.Start), greatest(0)
 	case u.kind == tokenQuota: // the history knows minutes
-		return least((late + 59) / 60 * 60), greatest(late / 60 * 60)
+		return least((late + 59) / 60 * 60), greatest(max(u.want.Start, reset) / 60 * 60)
 	}
 	// A reset by hand of a day is not known to the history.
 	return least((late + 59) / 60 * 60), greatest(u.want.Start)
