@@ -72,6 +72,7 @@ type page struct {
 	requests map[network.RequestID]string // "POST /keys"
 	expected []string                     // "409 POST /keys"
 	answers  []answerTo                   // to questions that are expected
+	down     bool                         // nobody may be there to answer requests
 }
 
 // answerTo is what to answer to a question that contains a text.
@@ -96,6 +97,8 @@ func newPage(t *testing.T, chromium context.Context, s *site, user, at string) *
 	_, err = chromedp.Call(ctx, cdppage.AddScriptToEvaluateOnNewDocument, cdppage.AddScriptToEvaluateOnNewDocumentParams{Source: string(script)})
 	p.must(err)
 	_, err = chromedp.Call(ctx, emulation.SetTimezoneOverride, emulation.SetTimezoneOverrideParams{TimezoneID: "Europe/Berlin"})
+	p.must(err)
+	_, err = chromedp.Call(ctx, emulation.SetFocusEmulationEnabled, emulation.SetFocusEmulationEnabledParams{Enabled: true})
 	p.must(err)
 	p.allowClipboard()
 	if user != "" {
@@ -168,8 +171,11 @@ func (p *page) heed(ev any) {
 			p.expected = slices.Delete(p.expected, i, i+1)
 			return
 		}
-		complain("a request failed: %s", what)
+		complain("a request failed: %s (%s)", what, ev.Response.URL)
 	case *network.EventLoadingFailed:
+		if p.down && strings.HasPrefix(ev.ErrorText, "net::ERR_") && ev.BlockedReason == "" {
+			return
+		}
 		if !ev.Canceled && ev.ErrorText != "net::ERR_ABORTED" || ev.BlockedReason != "" {
 			complain("a request failed: %s %s %s", p.requests[ev.RequestID], ev.ErrorText, ev.BlockedReason)
 		}
@@ -337,15 +343,45 @@ func (p *page) lacks(texts ...string) {
 // press clicks a button with the mouse.
 func (p *page) press(name string) { p.t.Helper(); p.click("button", name) }
 
-// follow clicks a link.
+// follow clicks a link, again if the list that it stands in was made anew just
+// then.
 func (p *page) follow(name string) {
 	p.t.Helper()
-	p.click("link", name)
+	p.holds("e2e.find('link', %s) !== undefined", name)
+	to := evaluate[string](p, "e2e.find('link', %s).hash", name)
+	p.again("link", name, "location.hash === %s", to)
 	p.idle()
 }
 
 // tick clicks a checkbox.
-func (p *page) tick(name string) { p.t.Helper(); p.click("field", name) }
+func (p *page) tick(name string) {
+	p.t.Helper()
+	p.holds("e2e.find('field', %s) !== undefined", name)
+	before := evaluate[bool](p, "e2e.find('field', %s).checked", name)
+	p.again("field", name, "e2e.find('field', %s)?.checked === %s", name, !before)
+}
+
+// unfold opens the table below a chart.
+func (p *page) unfold() {
+	p.t.Helper()
+	p.again("button", "Show as table", "document.querySelector('details[open]') !== null")
+}
+
+// again clicks until an expression is true: a click does nothing when what is
+// below it is made anew in the middle of it.
+func (p *page) again(kind, name, expression string, args ...any) {
+	p.t.Helper()
+	for range 5 {
+		p.click(kind, name)
+		for range 50 {
+			if is, err := tryEvaluate[bool](p, expression, slices.Clone(args)...); is && err == nil {
+				return
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
+	p.t.Fatalf("clicking the %s %q has no effect", kind, name)
+}
 
 // click clicks what is called so, once it is there and nothing covers it.
 func (p *page) click(kind, name string) {

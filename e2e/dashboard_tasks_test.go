@@ -134,6 +134,7 @@ func groupAndMembers(t *testing.T, p *page) {
 	check(t, group, "quota.tokens", "100", "quota.reset", `"daily"`, "member.limits.requests_per_minute", "77", "keys", "0")
 
 	p.press("Assign keys")
+	p.sees("member one")
 	p.press("Assign")
 	p.sees("Choose at least one key.")
 	p.fill("Find keys", "member")
@@ -192,7 +193,7 @@ func lookAtUsage(t *testing.T, p *page) {
 		p.holds("location.hash.endsWith(%s) && e2e.find('button', %s).getAttribute('aria-pressed') === 'true'", "range="+strings.ToLower(button), button)
 		p.idle()
 		p.sees("150 tokens in 3 requests")
-		p.press("Show as table")
+		p.unfold()
 		p.holds("[...document.querySelectorAll('details[open] tbody td')].reduce((sum, td) => sum + Number(td.textContent.replaceAll(',', '')), 0) === 150")
 	}
 	p.press("Own…")

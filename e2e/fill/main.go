@@ -6,6 +6,7 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"os"
 	"time"
@@ -19,8 +20,15 @@ const (
 	keys   = 10_000
 	groups = 50
 	days   = 365
-	daily  = 250 // calls a day
-	hourly = 200 // calls in each hour of the last two days
+	daily  = 250 // calls on a working day, on average
+	hourly = 200 // calls in each hour of the last two days, on average
+)
+
+// What groups and keys are called, with a number where that is not enough.
+var (
+	departments = []string{"Research", "Product", "Support", "Sales", "Finance", "Legal", "Security", "Data", "Mobile", "Design"}
+	teams       = []string{"", " EU", " US", " Asia", " Labs"}
+	services    = []string{"checkout", "search", "captions", "summaries", "translation", "triage", "onboarding", "reports", "assistant", "moderation"}
 )
 
 // models are called the more often the earlier they stand here.
@@ -69,8 +77,8 @@ func fill(dir string, end time.Time) error {
 func (f *filler) accounts(at time.Time) error {
 	var ids []quota.ID
 	for i := range groups {
-		spec := ledger.NewGroup{Name: fmt.Sprintf("Team %02d", i)}
-		spec.Quota = &quota.Quota{Tokens: quota.At(int64(i+1) * 2_000_000), Reset: quota.ResetMonthly}
+		spec := ledger.NewGroup{Name: departments[i/len(teams)] + teams[i%len(teams)]}
+		spec.Quota = &quota.Quota{Tokens: quota.At(int64(60-i) * 40_000), Reset: quota.ResetMonthly}
 		if i%5 > 0 {
 			spec.Parent = ids[i-i%5]
 		}
@@ -82,8 +90,8 @@ func (f *filler) accounts(at time.Time) error {
 	}
 	specs := make([]ledger.NewKey, keys)
 	for i := range specs {
-		specs[i].Name = fmt.Sprintf("Service %05d", i)
-		specs[i].Group = ids[i%groups]
+		specs[i].Name = fmt.Sprintf("%s-%d", services[i%len(services)], i)
+		specs[i].Group = ids[(i+i/groups)%groups]
 		specs[i].Quota = &quota.Quota{Tokens: quota.At(200_000), Reset: quota.ResetDaily}
 		specs[i].Limits.RequestsPerMinute = quota.At(600)
 	}
@@ -95,12 +103,17 @@ func (f *filler) accounts(at time.Time) error {
 // history makes the calls of each day, and those of the last two hour by hour.
 func (f *filler) history(begin, end time.Time) error {
 	for at := begin; at.Before(end.AddDate(0, 0, -2)); at = at.AddDate(0, 0, 1) {
-		if err := f.calls(at, 24*time.Hour, daily); err != nil {
+		n := daily/2 + daily*int(at.Sub(begin)/(24*time.Hour))/days
+		if d := at.Weekday(); d == time.Saturday || d == time.Sunday {
+			n /= 3
+		}
+		if err := f.calls(at, 24*time.Hour, n); err != nil {
 			return err
 		}
 	}
 	for at := end.AddDate(0, 0, -2); at.Before(end); at = at.Add(time.Hour) {
-		if err := f.calls(at, time.Hour, hourly); err != nil {
+		day := math.Sin(float64(at.UTC().Hour()-6) / 12 * math.Pi) // the nights are quiet
+		if err := f.calls(at, time.Hour, int(hourly*(1+0.8*day))); err != nil {
 			return err
 		}
 	}

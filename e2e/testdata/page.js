@@ -11,7 +11,7 @@ globalThis.e2e = (() => {
 
 	function called(el, name) {
 		if (el.matches('input, select, textarea')) {
-			return plain(el.getAttribute('aria-label')) === name || [...el.labels].some((l) => plain(l.textContent) === name || plain(l.textContent).startsWith(name + '. ') || [...l.children].some((c) => plain(c.textContent) === name));
+			return plain(el.getAttribute('aria-label')) === name || [...el.labels].some((l) => plain(l.textContent) === name || plain(l.textContent).startsWith(name + '. ') || [...l.childNodes].some((c) => plain(c.textContent) === name));
 		}
 		return plain(el.getAttribute('aria-label')) === name || plain(el.innerText) === name || plain(el.textContent) === name;
 	}
@@ -25,11 +25,21 @@ globalThis.e2e = (() => {
 		return root && [...root.querySelectorAll(kinds[kind])].find((el) => called(el, rest) && seen(el));
 	}
 
+	/** still waits for two frames, or as long as they would take where none are painted. */
+	const still = () => new Promise((done) => {
+		setTimeout(done, 50);
+		requestAnimationFrame(() => requestAnimationFrame(done));
+	});
+
 	/** at returns where a click on it goes, or why it cannot be clicked. */
-	function at(kind, name) {
+	async function at(kind, name) {
+		const before = find(kind, name)?.getBoundingClientRect();
+		await still();
 		const el = find(kind, name);
 		if (!el) return {problem: 'there is none'};
 		if (el.disabled) return {problem: 'it is disabled'};
+		const after = el.getBoundingClientRect();
+		if (before?.x !== after.x || before?.y !== after.y) return {problem: 'it moves'};
 		el.scrollIntoView({block: 'center', inline: 'nearest', behavior: 'instant'});
 		const box = el.getClientRects()[0];
 		const [x, y] = [box.left + box.width / 2, box.top + box.height / 2];

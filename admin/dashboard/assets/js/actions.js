@@ -2,7 +2,7 @@
 
 import {download, get, path, request} from './api.js';
 import {copyButton, dialog, errorText, toast} from './dialog.js';
-import {h, replace} from './dom.js';
+import {debounce, h, replace} from './dom.js';
 import {amount, number} from './format.js';
 import {edited, editor, field, fieldLabel, groupSelect, Invalid, limitLabel, markInvalid, patchOf, valuesOf} from './forms.js';
 import {groups, patch, stale} from './state.js';
@@ -58,15 +58,15 @@ export async function create(kind, preset, done) {
 /** showSecret shows a new secret, once. It resolves when the dialog closes. */
 export function showSecret(k, secret, why = 'was created') {
 	return new Promise((resolve) => {
-		const input = h('input', {value: secret, readOnly: true, 'aria-label': 'Secret', id: 'secret', on: {focus: () => input.select()}});
 		let copied = false;
+		const input = h('input', {value: secret, readOnly: true, 'aria-label': 'Secret', id: 'secret', on: {focus: () => input.select(), copy: () => (copied = true)}});
 		const copy = copyButton(() => {
 			copied = true;
 			return input.value;
 		});
 		dialog({
 			title: `The key “${k.name}” ${why}`, cancel: 'Done', question: 'Close without having copied the secret? It cannot be shown again.',
-			dirty: () => !copied && getSelection().toString() !== input.value,
+			dirty: () => !copied,
 			body: [h('p', {class: 'note warn'}, h('strong', null, 'Copy the secret now. '), 'It is not stored, and will not be shown again.'),
 				h('div', {class: 'copy'}, input, copy),
 				h('p', {class: 'small muted'}, 'To try it against the gate:'),
@@ -263,7 +263,7 @@ export function assign(group, done) {
 			replace(list, errorText(err));
 		}
 	};
-	const search = h('input', {type: 'search', placeholder: 'Name or prefix', on: {input: () => find(search.value)}});
+	const search = h('input', {type: 'search', placeholder: 'Name or prefix', on: {input: debounce(() => find(search.value), 150)}});
 	say();
 	find('');
 	dialog({

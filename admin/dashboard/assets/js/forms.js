@@ -59,10 +59,11 @@ export function markInvalid(root, err) {
 	return true;
 }
 
-/** namesIn lists the fields that an error may begin with, the longest first: "quota: time_zone …". */
+/** namesIn lists the fields that the beginning of an error may name, the longest first: "quota: time_zone …", "key name …". */
 function namesIn(message) {
-	const words = (message.match(/[\w.]+/g) || []).slice(0, 3);
-	return words.map((_, i) => words.slice(0, words.length - i).join('.'));
+	const words = (message.match(/[\w.]+/g) || []).slice(0, 4);
+	const runs = words.flatMap((_, i) => words.map((_, j) => words.slice(i, j + 1))).filter((r) => r.length);
+	return runs.sort((a, b) => b.length - a.length).map((r) => r.join('.'));
 }
 
 /** textOf shows a bound: "", "unlimited" or the number. */

@@ -8,6 +8,7 @@ import {key, groupName, groups} from './state.js';
 
 const HOUR = 3600e3;
 const DAY = 24 * HOUR;
+const FINE = 89 * DAY; // days of other zones than UTC are made of quarters of an hour, which are kept for 90 days by default
 const presets = {
 	hour: {label: 'Hour', span: HOUR, step: 'minute'},
 	day: {label: 'Day', span: DAY, step: 'hour'},
@@ -58,7 +59,7 @@ export async function usage(range, query, signal) {
 	const first = steps.indexOf(range.step);
 	let problem;
 	for (const step of steps.slice(first)) {
-		for (const timeZone of zone === 'UTC' ? ['UTC'] : [zone, 'UTC']) {
+		for (const timeZone of zone === 'UTC' || Date.now() - range.from > FINE ? ['UTC'] : [zone, 'UTC']) {
 			try {
 				return await get('usage', {...query, from: range.from.toISOString(), to: range.to.toISOString(), step, time_zone: timeZone}, signal);
 			} catch (err) {
