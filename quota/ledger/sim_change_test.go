@@ -127,6 +127,72 @@ func (w *simWorld) moveKey() {
 	w.setRule(id, func(r *simRule) { r.above = to })
 }
 
+// carryKey moves a key with what it used in its group.
+func (w *simWorld) carryKey() {
+	id, to := simPick(w, w.api(quota.KindKey)), simPick(w, w.of(quota.KindGroup, 0))
+	from := w.rules.accounts[id].above
+	if from == to {
+		return
+	}
+	w.note("carry %v from %v to %v", id, from, to)
+	left, entered := w.rules.chain(from), w.rules.chain(to)
+	w.carrying = true
+	w.slack += w.twin.in(id, from, tokensPerDay, 0, 0) + w.twin.in(id, from, requestsPerDay, 0, 0)
+	w.direct(func(r *simRules) {
+		rule := r.accounts[id]
+		rule.above = to
+		r.accounts[id] = rule
+	}, func() error {
+		_, err := w.ledger.CarryKey(w.clock.now(), id, func(k *quota.Key) error { k.Group = to; return nil })
+		return err
+	})
+	for _, g := range left {
+		if !slices.Contains(entered, g) {
+			w.carried(id, from, g, -1)
+		}
+	}
+	for _, g := range entered {
+		if !slices.Contains(left, g) {
+			w.carried(id, from, g, 1)
+		}
+	}
+	w.carrying = w.disk.dead
+}
+
+// carried adds to the counters of group g, or takes from them, what a key used
+// in its own group in the present periods of g.
+func (w *simWorld) carried(key, own, g quota.ID, sign int64) {
+	if w.disk.dead || w.setBack {
+		return
+	}
+	a, terms := w.twin.accounts[g], w.rules.terms(g)
+	for _, kind := range []limitKind{tokenQuota, tokensPerDay, requestsPerDay} {
+		if kind == tokenQuota && terms.schedule == nil {
+			continue
+		}
+		is := w.account(g)
+		used, in := is.counter(kind)
+		e := &a.epochs[kind]
+		if in != e.period {
+			w.fail("%s of %v has the period %v after a key was carried, want %v", kind.name(), g, in, e.period)
+		}
+		least, most := in.Start, in.Start
+		if kind == tokenQuota && a.reset >= in.Start {
+			least, most = (a.reset+1+59)/60*60, a.reset/60*60 // the history knows minutes
+		}
+		was := w.twin.state(g, w.rules, w.tick())[kind].used
+		lo, hi := w.twin.in(key, own, kind, least, in.End), w.twin.in(key, own, kind, most, in.End)
+		if sign < 0 {
+			lo, hi = max(-hi, -was), max(-lo, -was)
+		}
+		if n := used - was; n < lo || n > hi {
+			w.fail("%s of %v changed by %d when a key was carried, want %d to %d", kind.name(), g, n, lo, hi)
+		}
+		e.found += used - was
+	}
+	w.twin.accounts[g] = a
+}
+
 func (w *simWorld) moveGroup() {
 	id, to := simPick(w, w.api(quota.KindGroup)), simPick(w, w.of(quota.KindGroup, 0))
 	if slices.Contains(w.rules.chain(to), id) || len(w.rules.chain(to)) > 3 {

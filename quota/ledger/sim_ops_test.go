@@ -23,6 +23,7 @@ var simOps = []struct {
 	{3, "limits", (*simWorld).changeLimits},
 	{3, "quota", (*simWorld).changeQuota},
 	{2, "move key", (*simWorld).moveKey},
+	{2, "carry key", (*simWorld).carryKey},
 	{1, "move group", (*simWorld).moveGroup},
 	{2, "member", (*simWorld).changeMember},
 	{2, "reload", (*simWorld).reload},

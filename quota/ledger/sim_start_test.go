@@ -197,7 +197,8 @@ func (w *simWorld) boot() {
 		w.fail("the ledger's time is %v after the start; the clock says %v, and the latest before was %v", time.Unix(0, got).UTC(), w.clock.now(), time.Unix(0, w.latest).UTC())
 	}
 	// Accounts that are read before the latest time is known may be led back.
-	w.seen, w.lost = w.ledger.seen.Load(), w.setBack || now < w.seen
+	w.seen, w.lost = w.ledger.seen.Load(), w.setBack || now < w.seen || w.carrying
+	w.carrying = false
 	w.booting = true
 	w.advance(nil)
 	w.booting = false

@@ -358,6 +358,23 @@ func (t *simTwin) since(u simLookup, start int64, most, setBack bool) (sum int64
 	return sum
 }
 
+// in sums what a key was settled to have used, while in a group of its own, of
+// calls admitted from start to end, Unix seconds; 0: no end.
+func (t *simTwin) in(key, own quota.ID, kind limitKind, start, end int64) (sum int64) {
+	for i := range t.calls {
+		c := &t.calls[i]
+		at := c.at / int64(time.Second)
+		switch {
+		case c.open || c.key != key || c.group != own || at < start || end != 0 && at >= end:
+		case kind == requestsPerDay:
+			sum++
+		default:
+			sum += c.charge
+		}
+	}
+	return sum
+}
+
 // lastUsed returns the Unix second of an account's last admission.
 func (t *simTwin) lastUsed(id quota.ID) (last int64) {
 	for i := range t.calls {

@@ -99,10 +99,12 @@ type simWorld struct {
 	owners   int
 	replaced []*simRules // the rules before each configuration that holds
 
-	rules  *simRules
-	before *simRules // what they were before the change that is under way
-	fat    int       // how many great keys there are
-	fatNow bool      // a batch of them is being made
+	rules    *simRules
+	before   *simRules // what they were before the change that is under way
+	carrying bool      // a key is being carried: its use may have left one group and not entered the other
+	slack    int64     // what was ever carried
+	fat      int       // how many great keys there are
+	fatNow   bool      // a batch of them is being made
 
 	twin  *simTwin
 	snaps []simSnap // the twin at each record since the last start
@@ -168,9 +170,10 @@ func (w *simWorld) wall() time.Time {
 	return now
 }
 
-// look does what looking at the clock does.
+// look does what looking at the clock does, and has the ledger do so.
 func (w *simWorld) look() time.Time {
 	now := w.wall()
+	w.ledger.wall(w.clock.now())
 	if now.UnixNano() < w.seen-int64(maxStep) {
 		w.again = w.setBack
 		w.setBack, w.lost = true, true
@@ -249,7 +252,7 @@ func (w *simWorld) bounds(u simLookup, ended, rested bool) (sure, most int64) {
 	reset := map[limitKind]int64{tokenQuota: a.reset, tokensPerDay: a.dayZero, requestsPerDay: a.reqZero}[u.kind]
 	late := max(u.want.Start, reset+1)
 	least := func(start int64) int64 { return w.twin.since(u, start, false, w.setBack) }
-	greatest := func(start int64) int64 { return w.twin.since(u, start, true, w.setBack) }
+	greatest := func(start int64) int64 { return w.twin.since(u, start, true, w.setBack) + w.slack }
 	switch {
 	case u.again, rested:
 		return 0, greatest(0)
