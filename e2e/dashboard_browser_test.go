@@ -46,7 +46,7 @@ func startChromium(t *testing.T) context.Context {
 	options := append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.ExecPath(path), chromedp.UserDataDir(t.TempDir()), chromedp.NoSandbox, chromedp.DisableGPU,
 		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true), chromedp.Flag("lang", "en-US"),
-		chromedp.Flag("hide-scrollbars", false), chromedp.WindowSize(1280, 900), chromedp.WSURLReadTimeout(2*time.Minute),
+		chromedp.WindowSize(1280, 900), chromedp.WSURLReadTimeout(2*time.Minute),
 	)
 	allocator, stop := chromedp.NewExecAllocator(context.Background(), options...)
 	t.Cleanup(stop)

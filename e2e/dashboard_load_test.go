@@ -30,6 +30,8 @@ func large(t *testing.T, chromium context.Context) {
 	s.start()
 	p := newPage(t, chromium, s, "alice", "#/")
 	p.calm()
+	check(t, s.get("/status"), "keys", "10000", "groups", "50")
+	s.live(t)
 	t.Run("load", func(t *testing.T) { p.t = t; p.underLoad() })
 	t.Run("pictures", func(t *testing.T) { p.t = t; p.pictures() })
 	p.t = t
@@ -56,8 +58,6 @@ func (s *site) fill() {
 // be used.
 func (p *page) underLoad() {
 	t, s := p.t, p.site
-	status := s.get("/status")
-	check(t, status, "keys", "10000", "groups", "50")
 	group := s.named("groups", "Product EU").Get("id").String()
 	busy := s.busiest()
 	for _, view := range []struct{ name, at, shows string }{
@@ -95,6 +95,21 @@ func (p *page) underLoad() {
 		}
 	}
 	p.pages()
+}
+
+// live makes calls with new keys in the filled store, some of which are refused.
+func (s *site) live(t *testing.T) {
+	t.Helper()
+	for i, name := range []string{"playground", "code-review", "newsletter"} {
+		k := s.makeKey(name, map[string]any{"group": "name:Design EU", "quota": map[string]any{"tokens": 200 * (i + 1), "reset": "daily"}})
+		for j := range 4*(i+1) + 1 {
+			status, _ := s.call(t, k.Secret, []string{"gpt-4o-mini", "claude-sonnet-4-5", "gemini-2.5-flash"}[j%3])
+			if want := map[bool]int{true: 200, false: 429}[j < 4*(i+1)]; status != want {
+				t.Errorf("call %d of %s was answered %d, want %d", j, name, status, want)
+			}
+		}
+	}
+	s.settled()
 }
 
 // busiest returns the key that has used the most.

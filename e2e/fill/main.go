@@ -60,6 +60,9 @@ func fill(dir string, end time.Time) error {
 	if err != nil {
 		return err
 	}
+	if err := l.Configure(begin, &ledger.Config{}); err != nil { // which alerts are due
+		return err
+	}
 	f := &filler{l: l, rand: rand.New(rand.NewPCG(1, 2))}
 	if err := f.accounts(begin); err != nil {
 		return err
@@ -78,7 +81,11 @@ func (f *filler) accounts(at time.Time) error {
 	var ids []quota.ID
 	for i := range groups {
 		spec := ledger.NewGroup{Name: departments[i/len(teams)] + teams[i%len(teams)]}
-		spec.Quota = &quota.Quota{Tokens: quota.At(int64(60-i) * 40_000), Reset: quota.ResetMonthly}
+		tokens := 700_000 + int64(i*37%groups)*30_000
+		if i%5 == 0 { // for those below it too
+			tokens *= 5
+		}
+		spec.Quota = &quota.Quota{Tokens: quota.At(tokens), Reset: quota.ResetMonthly}
 		if i%5 > 0 {
 			spec.Parent = ids[i-i%5]
 		}

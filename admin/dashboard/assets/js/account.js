@@ -127,7 +127,7 @@ export function refusals(id, signal) {
 
 /** auditOf shows the latest changes of one object. */
 export function auditOf(id, signal, looks = '') {
-	const card = h('section', {class: `card ${looks}`}, h('header', null, h('h2', null, 'Changes')));
+	const card = h('section', {class: `card ${looks}`, 'aria-busy': 'true'}, h('header', null, h('h2', null, 'Changes')));
 	const load = async () => {
 		try {
 			const answer = await getOr('audit', {account: id, limit: 20}, signal);
@@ -137,6 +137,8 @@ export function auditOf(id, signal, looks = '') {
 						h('p', {class: 'muted'}, 'None that is kept.'));
 		} catch (err) {
 			if (!signal.aborted) replace(card, h('header', null, h('h2', null, 'Changes')), problem(err, load));
+		} finally {
+			card.removeAttribute('aria-busy');
 		}
 	};
 	load();
