@@ -116,8 +116,11 @@ func (l *Ledger) load(now time.Time, id quota.ID) (*Account, error) {
 		// refreshing journals must not be of one that is thrown away.
 		mine := a
 		if a = l.accounts.add(id, a); a == mine {
-			if _, err := l.refresh(now, a); err != nil {
+			_, err := l.refresh(now, a)
+			if errors.Is(err, quota.ErrNotFound) { // after any other error it stays: somebody may have it already
 				l.accounts.remove(id)
+			}
+			if err != nil {
 				return nil, err
 			}
 		}

@@ -123,13 +123,14 @@ type use struct {
 
 func (l *Ledger) inspectAccount(now time.Time, a *Account) error {
 	rules, p := l.alerts.Load(), a.policy.Load()
-	if p == nil { // it was found in the journal at the start
+	if p == nil { // it was found in the journal at the start, and may be gone from memory again
 		var err error
-		if p, err = l.Policy(now, a); errors.Is(err, quota.ErrNotFound) {
+		if a, err = l.Account(now, a.id); errors.Is(err, quota.ErrNotFound) {
 			return nil
 		} else if err != nil {
 			return err
 		}
+		p = a.policy.Load()
 	}
 	for _, kind := range rules.on {
 		u := a.use(kind, p)

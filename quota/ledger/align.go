@@ -24,7 +24,9 @@ type alignment struct {
 // number of the period stays, so that calls under way settle into it. If the
 // history cannot be read, the counters go on from where they stand.
 //
-// No account may be locked, nor laterMu: reading the history makes a checkpoint.
+// Nothing is done to an account that is gone from memory: the one that is loaded
+// in its place is aligned then. No account may be locked, nor laterMu: reading
+// the history makes a checkpoint.
 func (l *Ledger) align(now time.Time, a *Account, p *Policy) {
 	if a.aligned(now, p) {
 		return
@@ -39,9 +41,11 @@ func (l *Ledger) align(now time.Time, a *Account, p *Policy) {
 func (a *Account) aligned(now time.Time, p *Policy) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	want := a.compare(now, p)
-	return !want.newDay && !want.newQuota
+	return a.gone || !a.compare(now, p).looksUp()
 }
+
+// looksUp tells whether counters are to be looked up in the history.
+func (want alignment) looksUp() bool { return want.newDay || want.newQuota }
 
 // compare returns what p asks of the periods of a, which is locked, and does
 // what can be done without the history.
@@ -92,7 +96,7 @@ func (a *Account) outdated(was, is quota.Period, s *quota.Schedule, now time.Tim
 func (l *Ledger) alignOnce(now time.Time, a *Account, p *Policy) bool {
 	a.mu.Lock()
 	want := a.compare(now, p)
-	if !want.newDay && !want.newQuota {
+	if a.gone || !want.looksUp() {
 		a.mu.Unlock()
 		return true
 	}
@@ -108,6 +112,9 @@ func (l *Ledger) alignOnce(now time.Time, a *Account, p *Policy) bool {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.gone {
+		return true
+	}
 	if a.quota.number != number || a.quota.period != period || a.day.number != day || a.day.period != dayPeriod {
 		return false
 	}

@@ -346,3 +346,47 @@ func TestQuotaReadded(t *testing.T) {
 		t.Errorf("used %d of February, want 90 as for a key that never had a quota", u)
 	}
 }
+
+// TestGoneFromMemory holds on to a key that was evicted, as a caller in that
+// moment does, while it is loaded again, used, and the time zone changes:
+// nothing is journaled of the one that is gone.
+func TestGoneFromMemory(t *testing.T) {
+	now := time.Date(2026, 5, 20, 12, 0, 0, 0, time.UTC)
+	dir := t.TempDir()
+	l := openLedger(t, dir, now)
+	defer func() { l.store.Close() }()
+	made, err := l.CreateKeys(now, []NewKey{{Name: "key", KeyRules: quota.KeyRules{Limits: perDay}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone, err := l.Account(now, made[0].Key.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spend(t, l, now, gone)
+	if err := l.Checkpoint(now); err != nil {
+		t.Fatal(err)
+	}
+	l.evict(now.Add(2 * idleAfter))
+	key, err := l.Account(now, gone.id)
+	if err != nil || key == gone {
+		t.Fatalf("%p is in memory instead of %p: %v", key, gone, err)
+	}
+	spend(t, l, now, key)
+	if err := l.Configure(now, &Config{Zone: "Asia/Tokyo"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range []*Account{key, gone} {
+		if _, err := l.Policy(now, a); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.Tick(now.Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	counts(t, l, now, key.id, 20, 2)
+	balanced(t, l, now)
+	spend(t, l, now, gone) // the call is charged to the one that is in memory
+	counts(t, l, now, key.id, 30, 3)
+	balanced(t, crashed(t, dir, now), now)
+}

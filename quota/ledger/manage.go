@@ -32,19 +32,14 @@ type State struct {
 
 // State returns where a key or group stands now. It takes nothing.
 func (l *Ledger) State(now time.Time, id quota.ID) (*State, error) {
-	a, err := l.Account(now, id)
-	if err != nil {
-		return nil, err
-	}
-	p, err := l.Policy(now, a)
-	if err != nil {
-		return nil, err
-	}
 	tick := l.tick(now)
 	now = l.wall(now)
-	s := &State{Policy: p}
-	l.timely(now, a, p)
+	a, p, err := l.lockAccount(now, id)
+	if err != nil {
+		return nil, err
+	}
 	defer a.mu.Unlock()
+	s := &State{Policy: p}
 	if a.lastUsed != 0 {
 		s.LastUsed = stamp(time.Unix(0, a.lastUsed))
 	}
@@ -205,32 +200,41 @@ func grantedOf(tokens int64) any {
 // policy.
 func (l *Ledger) change(now time.Time, id quota.ID, fn func(a *Account, now time.Time) uint64) (*Policy, error) {
 	now = l.wall(now)
+	a, p, err := l.lockAccount(now, id)
+	if err != nil {
+		return nil, err
+	}
+	l.turn(now, a, p)
+	if a.lastUsed == 0 {
+		l.begin(now, a)
+	}
+	l.touching(a)
+	seq := fn(a, now)
+	a.touched(seq)
+	a.mu.Unlock()
+	if seq == 0 {
+		return p, nil
+	}
+	return p, l.flush(seq)
+}
+
+// lockAccount returns the account of that ID, locked, with no period that begins
+// in the future, and what holds for it.
+func (l *Ledger) lockAccount(now time.Time, id quota.ID) (*Account, *Policy, error) {
 	for {
 		a, err := l.Account(now, id)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		p, err := l.Policy(now, a)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		l.timely(now, a, p)
-		if a.gone {
-			a.mu.Unlock()
-			continue
+		if !a.gone {
+			return a, p, nil
 		}
-		l.turn(now, a, p)
-		if a.lastUsed == 0 {
-			l.begin(now, a)
-		}
-		l.touching(a)
-		seq := fn(a, now)
-		a.touched(seq)
 		a.mu.Unlock()
-		if seq == 0 {
-			return p, nil
-		}
-		return p, l.flush(seq)
 	}
 }
 

@@ -1,7 +1,6 @@
 package ledger
 
 import (
-	"flag"
 	"fmt"
 	"slices"
 	"testing"
@@ -217,17 +216,7 @@ func (w *life) books(t *rapid.T) {
 
 // TestBooks lives at random through everything that changes the books: the
 // history and the counters agree at any time, to the token.
-//
-// The lives are the same each time, unless -rapid.seed or -rapid.failfile says
-// which ones: a life that goes wrong is to be found by looking, not by chance in
-// somebody else's change.
 func TestBooks(t *testing.T) {
-	if seed := flag.Lookup("rapid.seed"); seed.Value.String() == "0" && flag.Lookup("rapid.failfile").Value.String() == "" {
-		if err := seed.Value.Set("1"); err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = seed.Value.Set("0") }()
-	}
 	rapid.Check(t, func(rt *rapid.T) {
 		w := &life{t: rt, dir: t.TempDir, now: time.Unix(1_790_000_000, 0).Add(time.Duration(rapid.Int64Range(0, int64(40*24*time.Hour)).Draw(rt, "start")))}
 		w.path = w.dir()
