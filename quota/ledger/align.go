@@ -12,8 +12,9 @@ type alignment struct {
 	// newQuota and newDay say that they are not so, and that the counters are to
 	// be looked up.
 	newQuota, newDay bool
-	// keep says that the quota's counter goes on from where it stands.
-	keep bool
+	// keep says that the quota's counter goes on from where it stands; least,
+	// that it may have begun to count too late, and is no less than the history.
+	keep, least bool
 	// since is the Unix second from which on the quota counts.
 	since int64
 }
@@ -71,9 +72,11 @@ func (a *Account) compare(now time.Time, p *Policy) alignment {
 	if a.resetAt >= want.since { // what a reset by hand has forgiven stays so
 		want.since = a.resetAt + 1
 		want.keep = a.resetAt >= a.quota.period.Start // all since then is in the counter
+		// A period without an end does not tell since when its counter counts.
+		want.least = a.quota.period == (quota.Period{})
 	}
 	if p.schedule != nil && p.schedule.Reset == quota.ResetManual {
-		want.keep = true
+		want.keep, want.least = true, false
 	}
 	return want
 }
@@ -150,8 +153,11 @@ func (a *Account) alignQuota(now time.Time, want alignment, happened *past) {
 	if happened == nil {
 		return
 	}
-	if !want.keep {
-		q.used = max(happened.since.tokens, 0)
+	switch used := max(happened.since.tokens, 0); {
+	case !want.keep:
+		q.used = used
+	case want.least:
+		q.used = max(q.used, used)
 	}
 	q.offset = q.used - happened.quota.tokens
 }

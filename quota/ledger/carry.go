@@ -56,7 +56,13 @@ func (l *Ledger) carry(now time.Time, before, after *quota.Key) error {
 	if err := move(to, from, 1); err != nil {
 		return err
 	}
-	return l.flush(last)
+	if last == 0 {
+		return nil
+	}
+	if err := l.flush(last); err != nil {
+		return err
+	}
+	return l.store.Sync(now.UnixNano()) // as the move itself is
 }
 
 // groupsAbove returns the group and those above it. The directory is held.

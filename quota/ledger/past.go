@@ -51,7 +51,7 @@ func (p *past) each(want alignment, fn func(*spent, quota.Period) error) error {
 		wanted bool
 	}{
 		{&p.quota, want.quota, want.newQuota},
-		{&p.since, quota.Period{Start: want.since}, want.newQuota && !want.keep},
+		{&p.since, quota.Period{Start: want.since}, want.newQuota && (!want.keep || want.least)},
 		{&p.day, want.day, want.newDay},
 		{&p.today, quota.Period{Start: want.day.Start}, want.newDay},
 	}

@@ -307,3 +307,44 @@ func TestResetCountsInALongerPeriod(t *testing.T) {
 		t.Errorf("%d used this month, want the 60 since the last reset", u.Used)
 	}
 }
+
+// TestResetCountsOverAManualPeriod makes a daily quota that was reset by hand a
+// manual one on the next day, and then a monthly one: what was used since the
+// reset counts in the month, though the day of the reset was not in the manual
+// period.
+func TestResetCountsOverAManualPeriod(t *testing.T) {
+	monday := time.Date(2026, 5, 18, 12, 0, 0, 0, time.UTC)
+	l := newLedger(t, monday)
+	made, err := l.CreateKeys(monday, []NewKey{{Name: "key", KeyRules: quota.KeyRules{Quota: &quota.Quota{Tokens: quota.At(1000), Reset: quota.ResetDaily}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := made[0].Key.ID
+	a, err := l.Account(monday, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Reset(monday, id, []quota.LimitName{quota.TokenQuota}); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		at    time.Time
+		n     int64
+		reset quota.Reset
+		want  int64
+	}{
+		{monday.Add(time.Hour), 50, quota.ResetDaily, 50},
+		{monday.AddDate(0, 0, 1), 7, quota.ResetManual, 7},
+		{monday.AddDate(0, 0, 2), 3, quota.ResetMonthly, 60},
+	} {
+		if err := l.Settle(c.at, reserve(t, l, c.at, a, c.n), quota.Outcome{Tokens: quota.Tokens{Input: c.n}}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := l.UpdateKey(c.at, id, func(k *quota.Key) error { k.Quota.Reset = c.reset; return nil }); err != nil {
+			t.Fatal(err)
+		}
+		if u := used(t, l, c.at, id); u.Used != c.want {
+			t.Errorf("%d used once it is %s, want %d", u.Used, c.reset, c.want)
+		}
+	}
+}

@@ -267,7 +267,11 @@ func (w *simWorld) bounds(u simLookup, ended, rested bool) (sure, most int64) {
 	case w.setBack:
 		return least(u.want.Start), greatest(0)
 	case u.kind == tokenQuota: // the history knows minutes
-		return least((late + 59) / 60 * 60), greatest(max(u.want.Start, reset) / 60 * 60)
+		sure = least((late + 59) / 60 * 60)
+		if reset != 0 { // the counter may go on from there, without what was carried away since
+			sure = max(sure-w.slack, 0)
+		}
+		return sure, greatest(max(u.want.Start, reset) / 60 * 60)
 	}
 	// A reset by hand of a day is not known to the history.
 	return least((late + 59) / 60 * 60), greatest(u.want.Start)
