@@ -132,6 +132,7 @@ func (l *Ledger) inspectAccount(now time.Time, a *Account) error {
 		}
 		p = a.policy.Load()
 	}
+	now = l.wall(now)
 	for _, kind := range rules.on {
 		u := a.use(kind, p)
 		if u.max <= 0 || over(u.period, now) {

@@ -18,7 +18,7 @@ func (l *Ledger) CarryKey(now time.Time, id quota.ID, edit func(*quota.Key) erro
 		if before.Group == after.Group {
 			return nil
 		}
-		if err := l.carry(l.wall(now), before, after); err != nil {
+		if err := l.carry(now, before, after); err != nil {
 			return fmt.Errorf("the key was moved, but not what it used: %w", err)
 		}
 		return nil
@@ -85,9 +85,9 @@ func (l *Ledger) groupsAbove(now time.Time, id quota.ID) (groups []*Account, err
 // carryTo adds to a group's counters, or takes from them, what key used in its
 // own group since the group's present periods began.
 func (l *Ledger) carryTo(now time.Time, g *Account, key *quota.Key, sign int64) (uint64, error) {
-	p := g.policy.Load()
-	l.timely(now, g, p)
-	l.turn(now, g, p)
+	p, wall := g.policy.Load(), l.wall(now)
+	l.timely(wall, g, p)
+	l.turn(wall, g, p)
 	period, day := g.quota.period, g.day.period
 	since := quota.Period{Start: max(period.Start, g.resetSince(period)), End: period.End}
 	g.mu.Unlock()
@@ -105,23 +105,23 @@ func (l *Ledger) carryTo(now time.Time, g *Account, key *quota.Key, sign int64) 
 	if err != nil {
 		return 0, err
 	}
-	l.timely(now, g, p)
+	l.timely(wall, g, p)
 	defer g.mu.Unlock()
 	if p.schedule != nil && g.quota.period == period {
 		n := max(sign*spent.Total, -g.quota.used)
 		g.quota.used += n
 		shift(&g.quota.offset, n)
-		l.setQuota(now, g)
+		l.setQuota(wall, g)
 	}
 	if g.day.period == day {
 		n := max(sign*today.Total, -g.day.tokens)
 		g.day.tokens += n
 		shift(&g.day.tokensOffset, n)
-		l.setDayTokens(now, g)
+		l.setDayTokens(wall, g)
 		n = max(sign*today.Requests, -g.day.requests)
 		g.day.requests += n
 		shift(&g.day.requestsOffset, n)
-		l.setDayRequests(now, g)
+		l.setDayRequests(wall, g)
 	}
 	return g.seq, nil
 }

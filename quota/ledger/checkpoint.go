@@ -30,7 +30,7 @@ func (l *Ledger) Tick(now time.Time) error {
 		l.evict(now)
 		l.sweep(now)
 	}
-	if ierr := l.inspect(l.wall(now)); err == nil {
+	if ierr := l.inspect(now); err == nil {
 		err = ierr
 	}
 	if tick-l.lastNotePrune >= int64(24*time.Hour) {

@@ -16,8 +16,8 @@ const maxStep = time.Hour
 const clockGrain = 100 * time.Millisecond
 
 // wall returns the ledger's time: now or, after the clock was set back a little,
-// the latest that was seen. Its monotonic reading may be missing: take tick
-// from the original.
+// the latest that was seen. Its monotonic reading may be missing: give the
+// original to tick, and to whatever loads accounts.
 func (l *Ledger) wall(now time.Time) time.Time {
 	for {
 		t, seen := now.UnixNano(), l.seen.Load()

@@ -161,3 +161,63 @@ func TestSweep(t *testing.T) {
 		t.Errorf("history has %+v, %v", sum, err)
 	}
 }
+
+// TestWindowsAfterSetBack sets the clock back a little while a key is out of
+// memory, and loads it in every way: what it used counts for a minute, and no
+// longer.
+func TestWindowsAfterSetBack(t *testing.T) {
+	start := time.Date(2026, 5, 20, 12, 0, 0, 0, time.UTC)
+	limits := quota.Limits{RequestsPerMinute: quota.At(1)}
+	for name, load := range map[string]func(l *Ledger, now time.Time, id quota.ID) error{
+		"state": func(l *Ledger, now time.Time, id quota.ID) error { _, err := l.State(now, id); return err },
+		"explain": func(l *Ledger, now time.Time, id quota.ID) error {
+			_, err := l.Explain(now, id, Call{Model: "m", Input: 1})
+			return err
+		},
+		"reset": func(l *Ledger, now time.Time, id quota.ID) error {
+			return l.Reset(now, id, []quota.LimitName{quota.TokensPerMinute})
+		},
+		"grant": func(l *Ledger, now time.Time, id quota.ID) error { return l.Grant(now, id, 1) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			l := openLedger(t, dir, start)
+			made, err := l.CreateKeys(start, []NewKey{{Name: "other"}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			other, err := l.Account(start, made[0].Key.ID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			key, _ := makeKey(t, l, start, 1, limits, 1000)
+			spend(t, l, start, key)
+			spend(t, l, start, other)
+			if err := l.Close(start); err != nil {
+				t.Fatal(err)
+			}
+			now := start.Add(-20 * time.Minute)
+			l = openLedger(t, dir, now)
+			defer func() { l.store.Close() }()
+			if _, err := l.Account(now, other.id); err != nil { // tells the ledger how late it was
+				t.Fatal(err)
+			}
+			if err := load(l, now, key.id); err != nil {
+				t.Fatal(err)
+			}
+			for _, c := range []struct {
+				after time.Duration
+				want  bool
+			}{{30 * time.Second, false}, {70 * time.Second, true}} {
+				at := now.Add(c.after)
+				a, err := l.Account(at, key.id)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := spend(t, l, at, a); got != c.want {
+					t.Errorf("after %v a call is admitted: %v, want %v", c.after, got, c.want)
+				}
+			}
+		})
+	}
+}

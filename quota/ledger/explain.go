@@ -28,13 +28,13 @@ type Considered struct {
 // nothing, and no refusal is counted.
 func (l *Ledger) Explain(now time.Time, id quota.ID, c Call) (*Explanation, error) {
 	tick := l.tick(now)
-	now = l.wall(now)
 	a, err := l.Account(now, id)
 	if err != nil {
 		return nil, err
 	}
 	var r Reservation
-	if err := l.lockChain(now, a, &r); err != nil {
+	now, err = l.lockChain(now, a, &r)
+	if err != nil {
 		return nil, err
 	}
 	defer r.unlock()

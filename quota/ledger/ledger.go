@@ -134,7 +134,7 @@ func Open(st quota.Store, now time.Time, report func(op string, err error)) (*Le
 func (l *Ledger) Close(now time.Time) error {
 	err := l.Checkpoint(now)
 	if err == nil {
-		err = l.inspect(l.wall(now)) // the next start would not know whom
+		err = l.inspect(now) // the next start would not know whom
 	}
 	return errors.Join(err, l.store.Sync(now.UnixNano()), l.store.Close())
 }

@@ -33,8 +33,7 @@ type State struct {
 // State returns where a key or group stands now. It takes nothing.
 func (l *Ledger) State(now time.Time, id quota.ID) (*State, error) {
 	tick := l.tick(now)
-	now = l.wall(now)
-	a, p, err := l.lockAccount(now, id)
+	a, p, now, err := l.lockAccount(now, id)
 	if err != nil {
 		return nil, err
 	}
@@ -68,9 +67,10 @@ func (l *Ledger) Reset(now time.Time, id quota.ID, limits []quota.LimitName) err
 	}
 	before, after, periods := map[quota.LimitName]int64{}, map[quota.LimitName]int64{}, map[quota.LimitName]quota.Period{}
 	var granted int64
+	tick := l.tick(now)
 	p, err := l.change(now, id, func(a *Account, now time.Time) (seq uint64) {
 		for _, name := range limits {
-			before[name] = a.used(name, l.tick(now))
+			before[name] = a.used(name, tick)
 			if name == quota.TokenQuota {
 				granted = a.quota.granted
 			}
@@ -199,8 +199,7 @@ func grantedOf(tokens int64) any {
 // are those of the ledger's time, which fn is given. It returns the account's
 // policy.
 func (l *Ledger) change(now time.Time, id quota.ID, fn func(a *Account, now time.Time) uint64) (*Policy, error) {
-	now = l.wall(now)
-	a, p, err := l.lockAccount(now, id)
+	a, p, now, err := l.lockAccount(now, id)
 	if err != nil {
 		return nil, err
 	}
@@ -219,20 +218,21 @@ func (l *Ledger) change(now time.Time, id quota.ID, fn func(a *Account, now time
 }
 
 // lockAccount returns the account of that ID, locked, with no period that begins
-// in the future, and what holds for it.
-func (l *Ledger) lockAccount(now time.Time, id quota.ID) (*Account, *Policy, error) {
+// in the future, what holds for it, and the ledger's time.
+func (l *Ledger) lockAccount(now time.Time, id quota.ID) (*Account, *Policy, time.Time, error) {
+	wall := l.wall(now)
 	for {
 		a, err := l.Account(now, id)
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, wall, err
 		}
 		p, err := l.Policy(now, a)
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, wall, err
 		}
-		l.timely(now, a, p)
+		l.timely(wall, a, p)
 		if !a.gone {
-			return a, p, nil
+			return a, p, wall, nil
 		}
 		a.mu.Unlock()
 	}

@@ -95,8 +95,8 @@ func (r *Reservation) unlock() {
 // that cannot be read; it is never for a limit.
 func (l *Ledger) Reserve(now time.Time, a *Account, c Call, r *Reservation) (*quota.Refusal, error) {
 	tick := l.tick(now)
-	now = l.wall(now)
-	if err := l.lockChain(now, a, r); err != nil {
+	now, err := l.lockChain(now, a, r)
+	if err != nil {
 		return nil, err
 	}
 	a = r.accounts[0]
@@ -131,27 +131,28 @@ func (l *Ledger) Reserve(now time.Time, a *Account, c Call, r *Reservation) (*qu
 }
 
 // lockChain locks the account and every group above it, with no period that
-// begins in the future.
-func (l *Ledger) lockChain(now time.Time, a *Account, r *Reservation) error {
+// begins in the future, and returns the ledger's time.
+func (l *Ledger) lockChain(now time.Time, a *Account, r *Reservation) (time.Time, error) {
+	wall := l.wall(now)
 	for {
 		p, err := l.Policy(now, a)
 		if err != nil {
-			return err
+			return wall, err
 		}
 		r.chain(a, p)
 		gone := r.lock()
-		early := r.early(now)
+		early := r.early(wall)
 		if !gone && !early {
-			return nil
+			return wall, nil
 		}
 		r.unlock()
 		if early {
 			for i, a := range r.accounts[:r.n] {
-				l.align(now, a, r.policies[i])
+				l.align(wall, a, r.policies[i])
 			}
 		}
 		if a, err = l.Account(now, a.id); err != nil {
-			return err
+			return wall, err
 		}
 	}
 }

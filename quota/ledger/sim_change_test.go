@@ -131,7 +131,7 @@ func (w *simWorld) moveKey() {
 func (w *simWorld) carryKey() {
 	id, to := simPick(w, w.api(quota.KindKey)), simPick(w, w.of(quota.KindGroup, 0))
 	from := w.rules.accounts[id].above
-	if from == to {
+	if !w.carries || from == to {
 		return
 	}
 	w.note("carry %v from %v to %v", id, from, to)

@@ -59,7 +59,7 @@ func live(t testing.TB, seed uint64, dir string) *simStats {
 	w.disk = newSimDisk(w.rng, dir)
 	w.stats.at = w.disk.at
 	w.sync = simPick(w, []time.Duration{0, time.Second, time.Second})
-	w.clock.start, w.far = w.begin(), w.chance(3)
+	w.clock.start, w.far, w.carries = w.begin(), w.chance(3), w.chance(3)
 	w.clock.mono = 1
 	defer func() {
 		if w.store != nil && w.store.Store != nil {

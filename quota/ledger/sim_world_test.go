@@ -102,6 +102,7 @@ type simWorld struct {
 	rules    *simRules
 	before   *simRules // what they were before the change that is under way
 	carrying bool      // a key is being carried: its use may have left one group and not entered the other
+	carries  bool      // keys are carried in this life
 	slack    int64     // what was ever carried
 	fat      int       // how many great keys there are
 	fatNow   bool      // a batch of them is being made
@@ -251,7 +252,9 @@ func (w *simWorld) bounds(u simLookup, ended, rested bool) (sure, most int64) {
 	a := w.twin.accounts[u.id]
 	reset := map[limitKind]int64{tokenQuota: a.reset, tokensPerDay: a.dayZero, requestsPerDay: a.reqZero}[u.kind]
 	late := max(u.want.Start, reset+1)
-	least := func(start int64) int64 { return w.twin.since(u, start, false, w.setBack) }
+	least := func(start int64) int64 { // what was carried away may count no more
+		return max(w.twin.since(u, start, false, w.setBack)-w.slack, 0)
+	}
 	greatest := func(start int64) int64 { return w.twin.since(u, start, true, w.setBack) + w.slack }
 	switch {
 	case u.again, rested:
@@ -267,14 +270,25 @@ func (w *simWorld) bounds(u simLookup, ended, rested bool) (sure, most int64) {
 	case w.setBack:
 		return least(u.want.Start), greatest(0)
 	case u.kind == tokenQuota: // the history knows minutes
-		sure = least((late + 59) / 60 * 60)
-		if reset != 0 { // the counter may go on from there, without what was carried away since
-			sure = max(sure-w.slack, 0)
+		if w.behind { // what came after a reset may be of an earlier time
+			reset -= int64(maxStep / time.Second)
 		}
-		return sure, greatest(max(u.want.Start, reset) / 60 * 60)
+		return least(w.knownFrom(late)), greatest(max(u.want.Start, reset) / 60 * 60)
 	}
 	// A reset by hand of a day is not known to the history.
-	return least((late + 59) / 60 * 60), greatest(u.want.Start)
+	return least(w.knownFrom(late)), greatest(u.want.Start)
+}
+
+// knownFrom returns the first Unix second, not before t, from which on the
+// history knows what was used: it knows minutes and, once they are dropped,
+// quarters of an hour.
+func (w *simWorld) knownFrom(t int64) int64 {
+	pruned, err := w.ledger.store.Pruned()
+	w.check(err)
+	if t < pruned[quota.StepMinute] {
+		return ceil(quota.StepQuarter, t)
+	}
+	return ceil(quota.StepMinute, t)
 }
 
 // account returns an account in the ledger's memory.
