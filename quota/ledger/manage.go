@@ -220,16 +220,16 @@ func (l *Ledger) change(now time.Time, id quota.ID, fn func(a *Account, now time
 // lockAccount returns the account of that ID, locked, with no period that begins
 // in the future, what holds for it, and the ledger's time.
 func (l *Ledger) lockAccount(now time.Time, id quota.ID) (*Account, *Policy, time.Time, error) {
-	wall := l.wall(now)
 	for {
 		a, err := l.Account(now, id)
 		if err != nil {
-			return nil, nil, wall, err
+			return nil, nil, now, err
 		}
 		p, err := l.Policy(now, a)
 		if err != nil {
-			return nil, nil, wall, err
+			return nil, nil, now, err
 		}
+		wall := l.wall(now) // which what was loaded may have told
 		l.timely(wall, a, p)
 		if !a.gone {
 			return a, p, wall, nil

@@ -133,12 +133,12 @@ func (l *Ledger) Reserve(now time.Time, a *Account, c Call, r *Reservation) (*qu
 // lockChain locks the account and every group above it, with no period that
 // begins in the future, and returns the ledger's time.
 func (l *Ledger) lockChain(now time.Time, a *Account, r *Reservation) (time.Time, error) {
-	wall := l.wall(now)
 	for {
 		p, err := l.Policy(now, a)
 		if err != nil {
-			return wall, err
+			return now, err
 		}
+		wall := l.wall(now) // which what was loaded may have told
 		r.chain(a, p)
 		gone := r.lock()
 		early := r.early(wall)
@@ -152,7 +152,7 @@ func (l *Ledger) lockChain(now time.Time, a *Account, r *Reservation) (time.Time
 			}
 		}
 		if a, err = l.Account(now, a.id); err != nil {
-			return wall, err
+			return now, err
 		}
 	}
 }
@@ -289,7 +289,7 @@ func (l *Ledger) take(now time.Time, tick int64, c Call, r *Reservation) uint64 
 // used and is about to be, or to be changed: after a crash they could not be
 // told from the history, and a grant or a reset would count for a later period.
 func (l *Ledger) begin(now time.Time, a *Account) {
-	if a.quota.period != (quota.Period{}) {
+	if a.quota.period != (quota.Period{}) || a.seq != 0 { // the store may know another one
 		l.setQuota(now, a)
 	}
 	l.setDayTokens(now, a)

@@ -348,3 +348,28 @@ func TestResetCountsOverAManualPeriod(t *testing.T) {
 		}
 	}
 }
+
+// TestManualBeforeFirstUse resets a monthly quota that was never used, makes it
+// a manual one, uses it, and ends the process: the next month still counts it.
+func TestManualBeforeFirstUse(t *testing.T) {
+	now := time.Date(2026, 5, 20, 12, 0, 0, 0, time.UTC)
+	dir := t.TempDir()
+	l := openLedger(t, dir, now)
+	defer l.store.Close()
+	a, _ := makeKey(t, l, now, 0, quota.Limits{}, 100)
+	if err := l.Reset(now, a.id, []quota.LimitName{quota.TokenQuota}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.UpdateKey(now, a.id, func(k *quota.Key) error { k.Quota.Reset = quota.ResetManual; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Settle(now, reserve(t, l, now, a, 40), quota.Outcome{Tokens: quota.Tokens{Input: 40}}); err != nil {
+		t.Fatal(err)
+	}
+	june := now.AddDate(0, 1, 0)
+	l = openLedger(t, crashCopy(t, dir, t.TempDir()), june)
+	defer l.store.Close()
+	if u := used(t, l, june, a.id); u.Used != 40 {
+		t.Errorf("%d used after the crash, want 40", u.Used)
+	}
+}

@@ -198,6 +198,7 @@ func (w *simWorld) boot() {
 	}
 	// Accounts that are read before the latest time is known may be led back.
 	w.seen, w.lost = w.ledger.seen.Load(), w.setBack || now < w.seen || w.carrying
+	w.earlier = w.earlier || w.seen < w.latest
 	w.carrying = false
 	w.booting = true
 	w.advance(nil)

@@ -127,6 +127,7 @@ type simWorld struct {
 	fuzzy, leap, read int64
 	unread            bool
 	behind            bool // their clock was ever set back
+	earlier           bool // after a start the ledger's time was ever before the latest that it had been
 
 	open  map[int]*Reservation // by the number of the call
 	ended []*Reservation
@@ -270,7 +271,7 @@ func (w *simWorld) bounds(u simLookup, ended, rested bool) (sure, most int64) {
 	case w.setBack:
 		return least(u.want.Start), greatest(0)
 	case u.kind == tokenQuota: // the history knows minutes
-		if w.behind { // what came after a reset may be of an earlier time
+		if w.earlier { // what came after a reset may be of a time before it
 			reset -= int64(maxStep / time.Second)
 		}
 		return least(w.knownFrom(late)), greatest(max(u.want.Start, reset) / 60 * 60)
