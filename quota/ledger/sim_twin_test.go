@@ -149,6 +149,14 @@ type simLookup struct {
 	again bool // the period is the same as before, but maybe not what is counted in it
 }
 
+// at returns the period that the limit's schedule has at a time.
+func (u *simLookup) at(t time.Time) quota.Period {
+	if u.kind == tokenQuota {
+		return u.schedule.At(t)
+	}
+	return u.day.At(t)
+}
+
 // advance begins the periods that hold at now, and returns what it cannot tell
 // by itself.
 func (t *simTwin) advance(now time.Time, rules *simRules, changed map[quota.ID]bool) (lookups []simLookup) {

@@ -222,6 +222,9 @@ func (w *simWorld) lookUp(now time.Time, u simLookup) {
 	case in == u.want:
 	case ended: // nothing is used until it is turned
 		found = 0
+		if u.want.Start > now.Unix() { // it had begun by a clock that was set back at the start
+			u.want = u.at(now)
+		}
 	case (w.lost || w.setBack || was.period.Start > now.Unix()) && in.Holds(now.Unix()): // it has not been used since, and goes on
 		u.want, rested = in, true
 	default:
