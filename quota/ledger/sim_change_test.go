@@ -136,6 +136,11 @@ func (w *simWorld) carryKey() {
 	}
 	w.note("carry %v from %v to %v", id, from, to)
 	left, entered := w.rules.chain(from), w.rules.chain(to)
+	for i := range w.twin.calls { // a correction counts where the call was charged, and not where it was carried
+		if c := &w.twin.calls[i]; c.key == id {
+			c.later = ""
+		}
+	}
 	w.carrying = true
 	w.slack += w.twin.in(id, from, tokensPerDay, 0, 0) + w.twin.in(id, from, requestsPerDay, 0, 0)
 	w.direct(func(r *simRules) {

@@ -256,8 +256,10 @@ func (w *simWorld) bounds(u simLookup, ended, rested bool) (sure, most int64) {
 	a := w.twin.accounts[u.id]
 	reset := map[limitKind]int64{tokenQuota: a.reset, tokensPerDay: a.dayZero, requestsPerDay: a.reqZero}[u.kind]
 	late := max(u.want.Start, reset+1)
-	least := func(start int64) int64 { // what was carried away may count no more
-		return max(w.twin.since(u, start, false, w.setBack)-w.slack, 0)
+	// What was carried away may count no more, nor what was under way at a crash
+	// that came when the limit had been looked up.
+	least := func(start int64) int64 {
+		return max(w.twin.since(u, start, false, w.setBack || w.booting)-w.slack, 0)
 	}
 	greatest := func(start int64) int64 { return w.twin.since(u, start, true, w.setBack) + w.slack }
 	switch {
