@@ -6,9 +6,11 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"hash"
 	"hash/crc32"
 	"math/big"
 	"strings"
+	"sync"
 )
 
 // SecretHash is what is kept of a secret: HMAC-SHA-256, under a key that each
@@ -43,6 +45,41 @@ func HashDigest(key []byte, digest [sha256.Size]byte) SecretHash {
 	return h
 }
 
+// Hasher computes what HashSecret does under one key, again and again, without
+// allocating. Its methods may be called from several goroutines.
+type Hasher struct{ macs sync.Pool }
+
+// mac is the state of one computation.
+type mac struct {
+	hash.Hash
+	secret [maxSecret]byte
+	digest [sha256.Size]byte
+	sum    SecretHash
+}
+
+// NewHasher returns the Hasher of a key.
+func NewHasher(key []byte) *Hasher {
+	h := new(Hasher)
+	h.macs.New = func() any { return &mac{Hash: hmac.New(sha256.New, key)} }
+	return h
+}
+
+// Hash returns the keyed hash of a secret.
+func (h *Hasher) Hash(secret string) SecretHash {
+	m := h.macs.Get().(*mac)
+	defer h.macs.Put(m)
+	if n := copy(m.secret[:], secret); n == len(secret) {
+		m.digest = sha256.Sum256(m.secret[:n])
+		clear(m.secret[:n])
+	} else { // no secret is so long
+		m.digest = sha256.Sum256([]byte(secret))
+	}
+	m.Reset()
+	m.Write(m.digest[:])
+	m.Sum(m.sum[:0])
+	return m.sum
+}
+
 // A secret made here is "lq_", 8 characters that may be shown, "_", 32 random
 // characters and 6 of checksum (CRC-32 of all before it): the form that GitHub
 // made known, by which a scanner finds a leaked key and a typing error is seen
@@ -53,6 +90,7 @@ const (
 	secretRandom   = 32
 	secretChecksum = 6
 	secretLen      = len(secretTag) + secretShown + 1 + secretRandom + secretChecksum
+	maxSecret      = 512 // of one that is imported
 	base62         = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 )
 
@@ -104,7 +142,7 @@ func Mistyped(s string) bool {
 // is 20 to 512 visible ASCII characters. A mistyped one is refused, since it
 // would be refused at every call too.
 func ImportedPrefix(secret string) (string, error) {
-	if len(secret) < 20 || len(secret) > 512 {
+	if len(secret) < 20 || len(secret) > maxSecret {
 		return "", fmt.Errorf("secret is not 20 to 512 visible ASCII characters: %w", ErrInvalid)
 	}
 	for i := range len(secret) {

@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -132,6 +133,44 @@ func TestHashesDependOnKeyAndSecret(t *testing.T) {
 	}
 	if a == SecretHash(sha256.Sum256([]byte("secret"))) {
 		t.Error("the hash is without key")
+	}
+}
+
+// TestHasher hashes as HashSecret does, whatever came before, from several
+// goroutines.
+func TestHasher(t *testing.T) {
+	key := []byte("0123456789abcdef0123456789abcdef")
+	h := NewHasher(key)
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			for n := range 200 {
+				secret := strings.Repeat(string(rune('a'+i)), n*i)
+				if h.Hash(secret) != HashSecret(key, secret) {
+					t.Errorf("the hash of %d characters differs", len(secret))
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func BenchmarkHasher(b *testing.B) {
+	h := NewHasher([]byte("0123456789abcdef0123456789abcdef"))
+	secret, _ := NewSecret()
+	b.ReportAllocs()
+	for b.Loop() {
+		h.Hash(secret)
+	}
+}
+
+func BenchmarkHashSecret(b *testing.B) {
+	key := []byte("0123456789abcdef0123456789abcdef")
+	secret, _ := NewSecret()
+	b.ReportAllocs()
+	for b.Loop() {
+		HashSecret(key, secret)
 	}
 }
 

@@ -166,7 +166,7 @@ func (l *Ledger) Authenticate(now time.Time, secret string) (*Account, error) {
 // every active key is: whoever presents it costs nothing. If not, it returns
 // nil, and the hash by which LookUp finds the key.
 func (l *Ledger) Recognize(now time.Time, secret string) (*Account, quota.SecretHash) {
-	h := quota.HashSecret(l.store.HashKey(), secret)
+	h := l.hasher.Hash(secret)
 	in, _ := l.secrets.get(short(h))
 	if in.ended(now) {
 		return nil, h

@@ -33,6 +33,7 @@ type Ledger struct {
 // state is what all that is made of one ledger by As shares.
 type state struct {
 	store  quota.Store
+	hasher *quota.Hasher // of secrets
 	report func(op string, err error)
 
 	base     time.Time    // the origin of the windows' clock, with its monotonic reading
@@ -109,7 +110,7 @@ var DefaultRetention = [len(quota.Steps)]time.Duration{
 // report is told of store errors that do not stop the gate; it must not block.
 func Open(st quota.Store, now time.Time, report func(op string, err error)) (*Ledger, error) {
 	l := &Ledger{state: &state{
-		store: st, report: report, base: now, retention: DefaultRetention,
+		store: st, hasher: quota.NewHasher(st.HashKey()), report: report, base: now, retention: DefaultRetention,
 		provisional: map[quota.Later]*quota.Record{}, corrected: map[quota.Later]bool{},
 		alerted: map[alertKey]alerted{},
 	}}
