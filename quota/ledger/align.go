@@ -17,6 +17,8 @@ type alignment struct {
 	keep, least bool
 	// since is the Unix second from which on the quota counts.
 	since int64
+	// scheduled says that a quota held until now.
+	scheduled bool
 }
 
 // align puts the periods of a in accord with p, the policy that it is about to
@@ -56,6 +58,7 @@ func (a *Account) compare(now time.Time, p *Policy) alignment {
 	if p.schedule != nil {
 		want.quota = p.schedule.At(now)
 		old := a.policy.Load()
+		want.scheduled = old != nil && old.schedule != nil
 		resumed := old != nil && old.schedule == nil // it was without a quota, and its period stood still
 		want.newQuota = a.outdated(a.quota.period, want.quota, p.schedule, now) || resumed && a.quota.period != want.quota
 	}
@@ -145,7 +148,8 @@ func (a *Account) alignQuota(now time.Time, want alignment, happened *past) {
 	if over(q.period, now) { // nothing of it goes on
 		q.granted = 0
 		manual := want.quota == quota.Period{}
-		if manual && seconds(a.lastUsed) < q.period.End { // else it was without a quota meanwhile, and has counted on
+		// Without a quota it has counted on meanwhile.
+		if manual && (want.scheduled || seconds(a.lastUsed) < q.period.End) {
 			q.used = 0
 		}
 	}

@@ -373,3 +373,37 @@ func TestManualBeforeFirstUse(t *testing.T) {
 		t.Errorf("%d used after the crash, want 40", u.Used)
 	}
 }
+
+// TestManualAfterAnIdleDay takes the quota off a key, uses it, gives it a daily
+// quota days later and then a manual one: on the day of the change nothing was
+// used.
+func TestManualAfterAnIdleDay(t *testing.T) {
+	monday := time.Date(2026, 5, 18, 12, 0, 0, 0, time.UTC)
+	l := newLedger(t, monday)
+	made, err := l.CreateKeys(monday, []NewKey{{Name: "key", KeyRules: quota.KeyRules{Quota: &quota.Quota{Tokens: quota.At(1000), Reset: quota.ResetDaily}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := made[0].Key.ID
+	a, err := l.Account(monday, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	give := func(at time.Time, q *quota.Quota) {
+		t.Helper()
+		if _, err := l.UpdateKey(at, id, func(k *quota.Key) error { k.Quota = q; return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	spend(t, l, monday, a)
+	give(monday, nil)
+	spend(t, l, monday.AddDate(0, 0, 2), a)
+	friday := monday.AddDate(0, 0, 4)
+	for _, reset := range []quota.Reset{quota.ResetDaily, quota.ResetManual} {
+		give(friday, &quota.Quota{Tokens: quota.At(1000), Reset: reset})
+		if u := used(t, l, friday, id); u.Used != 0 {
+			t.Errorf("%d used on the day when it became %s, want nothing", u.Used, reset)
+		}
+	}
+	balanced(t, l, friday)
+}
