@@ -203,7 +203,7 @@ func (a *Announcer) tell(alert *quota.Alert, more map[string]any) {
 	}
 	shown := *alert
 	shown.Deliveries = nil
-	e := Event{Type: EventAlert, Time: alert.Time, Alert: &shown}
+	e := Event{Type: EventAlert, Time: alert.Time, Reason: string(alert.Kind), Alert: &shown}
 	switch {
 	case alert.Account == 0:
 	case alert.Account.Kind() == quota.KindGroup:

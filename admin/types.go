@@ -292,8 +292,8 @@ type Event struct {
 	Time   time.Time `json:"time"`
 	Key    Ref       `json:"key"`
 	Group  Ref       `json:"group"`
-	Model  string    `json:"model,omitempty"`
-	Reason string    `json:"reason,omitempty"`
+	Model  string    `json:"model"`
+	Reason string    `json:"reason"` // of an alert its kind, of a change its action
 	Tokens int64     `json:"tokens"`
 	// Of an alert or a change, the whole of it.
 	Alert  *Alert      `json:"alert,omitempty"`

@@ -152,15 +152,19 @@ func TestUsageRefusals(t *testing.T) {
 		"from=2026-01-01&step=hour":                                 "kept for 90d",
 		"from=2026-01-01&step=day&time_zone=Europe/Berlin":          "time_zone UTC",
 		"from=2020-01-01&step=month":                                "1095d",
-		"from=0000-01-01&to=9999-12-31&step=minute":                 "10000 rows",
+		"from=0001-01-01&to=9999-01-01&step=minute":                 "10000 rows",
 		"from=0000-01-01T00:00:00%2b23:59&to=9999-12-31&step=month": "from",
 		"form=2026-01-01":                                           "form",
 		"model=a&model=b":                                           "model comes twice",
 	} {
 		b.do("GET", "/llm_quota/usage?"+query, "").fails(400, words)
 	}
-	b.do("GET", "/llm_quota/usage?from=9999-12-30&to=9999-12-31&time_zone=Asia/Tokyo&step=month", "")
-	b.do("GET", "/llm_quota/usage?from=9999-12-31T23:00:00-23:00&to=9999-12-31T23:59:59-23:59", "")
+	for _, query := range []string{
+		"from=9999-12-31&to=9999-12-31T23:59:59Z", "from=9999-12-30&to=9999-12-31&time_zone=Asia/Tokyo&step=month",
+		"from=9999-12-31T23:00:00-23:00&to=9999-12-31T23:59:59-23:59",
+	} { // no time could be written that ends the last step
+		b.do("GET", "/llm_quota/usage?"+query, "").fails(400, "years 1 and 9999")
+	}
 }
 
 func TestServeSelf(t *testing.T) {

@@ -129,6 +129,9 @@ func (q *ReportQuery) starts() ([]int64, error) {
 	if err != nil {
 		return nil, err
 	}
+	if q.From.Year() < 1 || q.To.AddDate(0, 1, 1).Year() > 9999 { // widened, it must be what RFC 3339 can write
+		return nil, fmt.Errorf("from and to are not between the years 1 and 9999: %w", quota.ErrInvalid)
+	}
 	to := q.To.Unix()
 	if q.To.Nanosecond() > 0 {
 		to++

@@ -64,7 +64,7 @@ func (l *Ledger) Rotate(now time.Time, id quota.ID, grace time.Duration, check f
 			return !s.Until.IsZero() && !s.Until.After(now)
 		})
 		if len(k.Secrets) >= MaxSecrets {
-			return fmt.Errorf("%d secrets of this key work until their grace ends, and no more may: %w", MaxSecrets, quota.ErrConflict)
+			return fmt.Errorf("%d secrets of this key work, and no more may: rotate it without grace, or wait until the grace of one ends: %w", MaxSecrets, quota.ErrConflict)
 		}
 		hash := quota.HashSecret(l.store.HashKey(), secret)
 		k.Secrets = slices.Insert(k.Secrets, 0, quota.Secret{Hash: hash})
