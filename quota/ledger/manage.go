@@ -71,6 +71,7 @@ func (l *Ledger) Reset(now time.Time, id quota.ID, limits []quota.LimitName) err
 			return fmt.Errorf("%w: %w", ErrNotResettable, quota.ErrInvalid)
 		}
 	}
+	l.inspectNow(now, id)
 	before, after, periods := map[quota.LimitName]int64{}, map[quota.LimitName]int64{}, map[quota.LimitName]quota.Period{}
 	var granted int64
 	p, err := l.change(now, id, func(a *Account, now time.Time) (seq uint64) {
@@ -167,6 +168,7 @@ func (l *Ledger) Grant(now time.Time, id quota.ID, tokens int64) error {
 	if tokens < -quota.MaxAmount || tokens > quota.MaxAmount {
 		return fmt.Errorf("tokens %d is not between -2^53 and 2^53: %w", tokens, quota.ErrInvalid)
 	}
+	l.inspectNow(now, id)
 	var failed error
 	var before int64
 	p, err := l.change(now, id, func(a *Account, now time.Time) uint64 {
@@ -232,13 +234,4 @@ func (l *Ledger) change(now time.Time, id quota.ID, fn func(a *Account, now time
 		}
 		return p, l.flush(seq)
 	}
-}
-
-// Usage calls fn for each row of usage that q selects. Everything settled
-// before the call is in.
-func (l *Ledger) Usage(now time.Time, q quota.RowQuery, fn func(*quota.Row) error) error {
-	if err := l.Checkpoint(now); err != nil {
-		return err
-	}
-	return l.store.Usage(q, fn)
 }
