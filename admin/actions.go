@@ -28,6 +28,9 @@ func (c *call) action(kind quota.Kind, name string) (quota.ID, *field, error) {
 	if err != nil {
 		return 0, nil, err
 	}
+	if err := c.matchesNow(id); err != nil {
+		return 0, nil, err
+	}
 	fields, err := c.options()
 	if err != nil {
 		return 0, nil, err

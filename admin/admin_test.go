@@ -207,6 +207,7 @@ func TestBodies(t *testing.T) {
 	for _, path := range []string{"/llm_quota/keys", "/llm_quota/groups"} {
 		b.do("POST", path, `{}`, "Content-Type", "text/plain").fails(415)
 		b.do("POST", path, `{}`, "Content-Type", "").fails(415)
+		b.do("POST", path, `{}`, "Content-Encoding", "gzip").fails(415, "gzip")
 		b.do("POST", path, "").fails(400)
 		b.do("POST", path, `{"name":"x"`).fails(400, "malformed")
 		b.do("POST", path, `{"name":"x"} {}`).fails(400, "goes on")

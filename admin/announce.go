@@ -185,6 +185,9 @@ func (a *Announcer) tell(alert *quota.Alert, more map[string]any) {
 		fields = append(fields, zap.String("account", alert.Account.String()), zap.String("name", alert.Name),
 			zap.String("limit", string(alert.Limit)), zap.Int64("used", alert.Used), zap.Int64("max", alert.Max))
 	}
+	if alert.Threshold > 0 {
+		fields = append(fields, zap.Float64("threshold", alert.Threshold))
+	}
 	log := a.logger.Warn
 	switch alert.Kind {
 	case quota.AlertExceeded, quota.AlertStoreDegraded:
@@ -203,7 +206,7 @@ func (a *Announcer) tell(alert *quota.Alert, more map[string]any) {
 	}
 	shown := *alert
 	shown.Deliveries = nil
-	e := Event{Type: EventAlert, Time: alert.Time, Alert: &shown}
+	e := Event{Type: EventAlert, Time: alert.Time, Reason: string(alert.Kind), Alert: &shown}
 	switch {
 	case alert.Account == 0:
 	case alert.Account.Kind() == quota.KindGroup:

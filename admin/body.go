@@ -33,6 +33,9 @@ func (c *call) body(maxOfObject, maxOfArray int64) ([]byte, error) {
 	if err != nil || kind != "application/json" {
 		return nil, fail(http.StatusUnsupportedMediaType, "the body is not declared as Content-Type: application/json")
 	}
+	if coding := c.r.Header.Get("Content-Encoding"); coding != "" && coding != "identity" {
+		return nil, fail(http.StatusUnsupportedMediaType, "the body is coded: Content-Encoding %s is not read here", shown(coding))
+	}
 	limit := maxOfObject
 	var data bytes.Buffer
 	for {

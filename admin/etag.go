@@ -31,6 +31,23 @@ func tag(settings ...any) string {
 	return `"` + hex.EncodeToString(sum[:12]) + `"`
 }
 
+// matchesNow is matches for what changes no settings: that they were as the
+// request says when it came is all that can be asked.
+func (c *call) matchesNow(id quota.ID) error {
+	if id.Kind() == quota.KindGroup {
+		g, err := c.ledger.Group(id)
+		if err != nil {
+			return err
+		}
+		return c.matches(groupTag(g))
+	}
+	k, err := c.ledger.Key(id)
+	if err != nil {
+		return err
+	}
+	return c.matches(keyTag(k))
+}
+
 // matches returns a 412 unless the request's If-Match lets the object with
 // this ETag be changed.
 func (c *call) matches(current string) error {

@@ -34,7 +34,12 @@ var keyFields = map[string]setter[ledger.NewKey]{
 
 // newKeyFields are those of a key that is made.
 var newKeyFields = with(keyFields, "secret", func(k *ledger.NewKey, f field, _ *ledger.Ledger) error {
-	return into(&k.Secret, str, f)
+	err := into(&k.Secret, str, f)
+	if err == nil && k.Secret == "" && !isNull(f.value) {
+		// A variable that was not set would otherwise make a key that nobody expects.
+		_, err = quota.ImportedPrefix("")
+	}
+	return err
 })
 
 // groupFields are the fields of a group that a request may set.

@@ -158,7 +158,7 @@ func TestEvents(t *testing.T) {
 	if err1 != nil || err2 != nil || j != i+1 {
 		t.Errorf("IDs %s and %s", first.id, second.id)
 	}
-	if want := `{"time":"2026-05-15T10:20:30Z","key":null,"group":null,"model":"two","tokens":0}`; second.data != want {
+	if want := `{"time":"2026-05-15T10:20:30Z","key":null,"group":null,"model":"two","reason":"","tokens":0}`; second.data != want {
 		t.Errorf("data %s, want %s", second.data, want)
 	}
 }
@@ -433,7 +433,7 @@ func TestEventsOfChangesAndAlerts(t *testing.T) {
 	if err := n.ledger.Tick(n.now); err != nil {
 		t.Fatal(err)
 	}
-	if e := alerts.wants("alert ").event(t); e.Alert == nil || e.Alert.Kind != quota.AlertThreshold || e.Alert.Used != 85 || e.Alert.Account != k.ID {
+	if e := alerts.wants("alert ").event(t); e.Alert == nil || e.Alert.Kind != quota.AlertThreshold || e.Alert.Used != 85 || e.Alert.Account != k.ID || e.Reason != string(e.Alert.Kind) {
 		t.Errorf("%+v came", e)
 	}
 }

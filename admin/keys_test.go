@@ -115,11 +115,16 @@ func TestCreateKeyRefusals(t *testing.T) {
 		`{"name":"x","limits":{"tokens_per_minute":1e20}}`:                           "limits.tokens_per_minute",
 		`{"name":"x","limits":{"tokens_per_day":1,"tokens_per_day":2}}`:              "limits.tokens_per_day comes twice",
 		`{"name":"x","secret":5}`:                                                    "secret is not a string",
+		`{"name":"x","secret":""}`:                                                   "secret is not 20 to 512",
 		`{"name":"x","secret":"short"}`:                                              "secret is not 20 to 512",
 		`{"name":"x","secret":"sk-with space-0123456789"}`:                           "secret is not 20 to 512",
 		`{"name":"x","secret":"lq_abcdefgh_01234567890123456789012345678901234567"}`: "checksum",
 	} {
 		b.do("POST", "/llm_quota/keys", body).fails(400, words)
+	}
+	for field, of := range map[string]string{"models": "m", "allowed_ips": "10.0.0.1"} {
+		many := strings.Repeat(`,"`+of+`"`, 1000)
+		b.do("POST", "/llm_quota/keys", fmt.Sprintf(`{"name":"x","%s":["%s"%s]}`, field, of, many)).fails(400, field+" has more than 1000")
 	}
 	b.do("POST", "/llm_quota/keys", `{"name":"taken"}`).fails(409, `name "taken" is taken`)
 	b.do("POST", "/llm_quota/keys", `{"name":"x","secret":"sk-brought-along-0123456789"}`).fails(409, "secret")
@@ -266,7 +271,12 @@ func TestETag(t *testing.T) {
 	b.do("PATCH", path, `{"disabled":true}`, "If-Match", `"other"`).fails(412)
 	b.do("PATCH", path, `{"disabled":true}`, "If-Match", "W/"+tag).fails(412)
 	b.do("DELETE", path, "", "If-Match", `"other"`).fails(412)
-	b.do("POST", path+"/rotate", "", "If-Match", `"other"`).fails(412)
+	for _, action := range []string{"rotate", "reset", "grant"} {
+		b.do("POST", path+"/"+action, `{}`, "If-Match", `"other"`).fails(412)
+	}
+	b.do("POST", path+"/grant", `{"tokens":1}`, "If-Match", tag).ok(200)
+	b.newGroup(`{"name":"g"}`)
+	b.do("POST", "/llm_quota/groups/name:g/reset", "", "If-Match", `"other"`).fails(412)
 	if read[Key](b.do("GET", path, "")).Disabled {
 		t.Error("a failed If-Match changed the key")
 	}

@@ -122,13 +122,15 @@ type Groups struct {
 
 // Usage is a report. Times are in its time zone.
 type Usage struct {
-	From      time.Time    `json:"from"`
-	To        time.Time    `json:"to"`
-	Step      string       `json:"step"`
-	TimeZone  string       `json:"time_zone"`
-	Totals    quota.Totals `json:"totals"`
-	Breakdown []UsageLine  `json:"breakdown"`
-	Series    []UsageStep  `json:"series"`
+	From     time.Time `json:"from"`
+	To       time.Time `json:"to"`
+	Step     string    `json:"step"`
+	TimeZone string    `json:"time_zone"`
+	// The time before which days of UTC stand for those of the time zone.
+	RoughBefore *time.Time   `json:"rough_before,omitempty"`
+	Totals      quota.Totals `json:"totals"`
+	Breakdown   []UsageLine  `json:"breakdown"`
+	Series      []UsageStep  `json:"series"`
 }
 
 // UsageLine is the usage of one value of what was asked by. Only that is there.
@@ -292,8 +294,8 @@ type Event struct {
 	Time   time.Time `json:"time"`
 	Key    Ref       `json:"key"`
 	Group  Ref       `json:"group"`
-	Model  string    `json:"model,omitempty"`
-	Reason string    `json:"reason,omitempty"`
+	Model  string    `json:"model"`
+	Reason string    `json:"reason"` // of an alert its kind, of a change its action
 	Tokens int64     `json:"tokens"`
 	// Of an alert or a change, the whole of it.
 	Alert  *Alert      `json:"alert,omitempty"`

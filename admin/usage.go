@@ -101,7 +101,7 @@ func (c *call) instant(name string, zone *time.Location, absent time.Time) (time
 
 func usageOf(r *ledger.Report, q *ledger.ReportQuery) Usage {
 	u := Usage{
-		From: r.From, To: r.To, Step: q.Step, TimeZone: q.Zone.String(), Totals: r.Totals,
+		From: r.From, To: r.To, Step: q.Step, TimeZone: q.Zone.String(), RoughBefore: moment(r.RoughBefore), Totals: r.Totals,
 		Breakdown: make([]UsageLine, len(r.Lines)), Series: make([]UsageStep, len(r.Series)),
 	}
 	for i := range r.Lines {

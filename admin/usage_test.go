@@ -95,6 +95,20 @@ func TestUsageZone(t *testing.T) {
 	}
 }
 
+// A year by day can be asked for in every time zone, and it is told from where
+// on the days are exact.
+func TestUsageRough(t *testing.T) {
+	b := newBench(t)
+	u := read[Usage](b.do("GET", "/llm_quota/usage?from=2026-01-01&step=day&time_zone=Europe/Berlin", "").ok(200))
+	if at := u.RoughBefore; at == nil || b.now.Sub(*at) > 90*24*time.Hour || b.now.Sub(*at) < 89*24*time.Hour {
+		t.Errorf("rough before %v, at %v", at, b.now)
+	}
+	b.do("GET", "/llm_quota/usage?from=2026-01-01&step=hour&time_zone=Europe/Berlin", "").fails(400, "kept for 90d")
+	if u := read[Usage](b.do("GET", "/llm_quota/usage?from=2026-01-01&step=day", "").ok(200)); u.RoughBefore != nil {
+		t.Errorf("days of UTC are rough before %v", u.RoughBefore)
+	}
+}
+
 func TestUsageCSV(t *testing.T) {
 	b := newBench(t)
 	b.newGroup(`{"name":"g"}`)
@@ -150,17 +164,21 @@ func TestUsageRefusals(t *testing.T) {
 		"from=2026-05-12&to=2026-05-14&step=minute":                 "kept for 2d",
 		"from=2026-05-14&to=2026-06-30&step=minute":                 "10000 rows",
 		"from=2026-01-01&step=hour":                                 "kept for 90d",
-		"from=2026-01-01&step=day&time_zone=Europe/Berlin":          "time_zone UTC",
+		"from=2020-01-01&step=day&time_zone=Europe/Berlin":          "kept for 1095d",
 		"from=2020-01-01&step=month":                                "1095d",
-		"from=0000-01-01&to=9999-12-31&step=minute":                 "10000 rows",
+		"from=0001-01-01&to=9999-01-01&step=minute":                 "10000 rows",
 		"from=0000-01-01T00:00:00%2b23:59&to=9999-12-31&step=month": "from",
 		"form=2026-01-01":                                           "form",
 		"model=a&model=b":                                           "model comes twice",
 	} {
 		b.do("GET", "/llm_quota/usage?"+query, "").fails(400, words)
 	}
-	b.do("GET", "/llm_quota/usage?from=9999-12-30&to=9999-12-31&time_zone=Asia/Tokyo&step=month", "")
-	b.do("GET", "/llm_quota/usage?from=9999-12-31T23:00:00-23:00&to=9999-12-31T23:59:59-23:59", "")
+	for _, query := range []string{
+		"from=9999-12-31&to=9999-12-31T23:59:59Z", "from=9999-12-30&to=9999-12-31&time_zone=Asia/Tokyo&step=month",
+		"from=9999-12-31T23:00:00-23:00&to=9999-12-31T23:59:59-23:59",
+	} { // no time could be written that ends the last step
+		b.do("GET", "/llm_quota/usage?"+query, "").fails(400, "years 1 and 9999")
+	}
 }
 
 func TestServeSelf(t *testing.T) {

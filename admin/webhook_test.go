@@ -135,7 +135,7 @@ func TestWebhookFails(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			n := openNews(t, t.TempDir())
 			if name == "hanging" {
-				n.news.post.client.Timeout = 50 * time.Millisecond
+				n.news.post.client.Timeout = 300 * time.Millisecond // every attempt is to get there
 			}
 			bad, good := receive(t, tc.answer), receive(t, nil)
 			u, _ := url.Parse(bad.URL)

@@ -177,6 +177,12 @@ func TestChaosDiskFull(t *testing.T) {
 			t.Errorf("of a quota for a few calls %d were admitted, then %d %s", good, status, code)
 			n.leaked++
 		}
+		// What they used is told meanwhile, though it cannot be written.
+		u := g.usage("")
+		if saw, of := provider.of(spent.model), u.model(spent.model); of.Requests != saw.arrived.Load() || of.Total != saw.tokens.Load() {
+			t.Errorf("while the disk is full the usage of %d calls is told as %+v", saw.arrived.Load(), of)
+			n.lost++
+		}
 		if good, status, code := rate.some(5); good != 5 {
 			t.Errorf("%d calls were admitted of 5 beyond a limit per minute, then %d %s", good, status, code)
 			n.lost++

@@ -161,14 +161,14 @@ func (d *described) changing() {
 		{op: "rotateKey", id: "name:ci", body: d.example("rotateKey", "day"), header: "If-Match: *"},
 		{op: "rotateKey", id: "name:ci"},
 		{op: "resetKey", id: "name:ci", body: d.example("resetKey", "day")},
-		{op: "resetKey", id: "name:ci"},
+		{op: "resetKey", id: "name:ci", header: "If-Match: *"},
 		{op: "grantToKey", id: "name:ci", body: d.example("grantToKey", "more")},
-		{op: "grantToKey", id: "name:ci", body: d.example("grantToKey", "less")},
+		{op: "grantToKey", id: "name:ci", body: d.example("grantToKey", "less"), header: "If-Match: *"},
 		{op: "updateGroup", id: "name:engineering", body: d.example("updateGroup", "quota"), header: "If-Match: *"},
 		{op: "updateGroup", id: "name:engineering", body: d.example("updateGroup", "member")},
-		{op: "resetGroup", id: "name:engineering", body: d.example("resetGroup", "day")},
+		{op: "resetGroup", id: "name:engineering", body: d.example("resetGroup", "day"), header: "If-Match: *"},
 		{op: "grantToGroup", id: "name:engineering", body: d.example("grantToGroup", "more")},
-		{op: "grantToGroup", id: "name:engineering", body: d.example("grantToGroup", "less")},
+		{op: "grantToGroup", id: "name:engineering", body: d.example("grantToGroup", "less"), header: "If-Match: *"},
 		{op: "getKey", id: "name:ci"}, {op: "getGroup", id: "name:engineering"},
 	} {
 		q.status = http.StatusOK

@@ -42,8 +42,17 @@ type KeyRules struct {
 	Limits Limits `json:"limits,omitzero"`
 }
 
+// maxList is how many models and address ranges a key may name: every call of
+// the key goes through them.
+const maxList = 1000
+
 // Validate returns an error that names the field that is wrong.
 func (r *KeyRules) Validate(zone string) error {
+	for name, n := range map[string]int{"models": len(r.Models), "allowed_ips": len(r.AllowedIPs)} {
+		if n > maxList {
+			return fmt.Errorf("%s has more than %d entries: %w", name, maxList, ErrInvalid)
+		}
+	}
 	for _, p := range r.Models {
 		if p == "" || len(p) > 256 || !Printable(p) {
 			return fmt.Errorf("models: pattern %s is not 1 to 256 printable characters: %w", clip([]byte(p)), ErrInvalid)

@@ -150,6 +150,10 @@ type Journal interface {
 	// of the last record ever, when there is none). The records are readable
 	// until the next Cut, each one only until the next is yielded.
 	Cut() (records iter.Seq[*Record], through uint64, err error)
+	// Uncut calls fn for each record that was appended since the last Cut, in
+	// order, until fn returns an error, which it returns. It writes nothing, and
+	// works while nothing can be written. A record is fn's only until it returns.
+	Uncut(fn func(*Record) error) error
 }
 
 // MaxCheckpointRows is the most rows that one Checkpoint may carry.

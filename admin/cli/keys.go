@@ -74,7 +74,8 @@ func (e *env) addKeyActions(c *cobra.Command, key []completer) {
 	e.add(c, command{
 		use: "rotate <key>", short: "Gives a key a new secret and prints it",
 		long: `Gives a key a new secret, which is printed alone on the standard output, this
-once. The old one works until the grace ends.`,
+once. The old one works until the grace ends. Those of earlier rotations keep the
+grace that they were given; disable stops all of them at once.`,
 		example: "SECRET=$(caddy llm-quota keys rotate Ada --grace 24h)",
 		flags:   func(fs *pflag.FlagSet) { fs.String("grace", "0", "how long the old secret still works, up to 30d") },
 		run:     rotateKey, complete: key,

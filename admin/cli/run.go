@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"regexp"
 	"strings"
 	"syscall"
 	"time"
@@ -51,6 +52,10 @@ type run struct {
 
 // errFailed ends a run that has said already what is wrong.
 var errFailed = errors.New("failed")
+
+// negative matches how a number below 0 is complained of that was taken for a
+// flag.
+var negative = regexp.MustCompile(`^unknown shorthand flag: '[0-9.]'`)
 
 // usageError is a command that was not written rightly.
 type usageError struct{ error }
@@ -149,6 +154,9 @@ func (r *run) catch() (release func()) {
 
 // misuse says that a command was not written rightly.
 func (e *env) misuse(c *cobra.Command, err error) error {
+	if negative.MatchString(err.Error()) {
+		err = errors.New(`a number below 0 comes after "--", lest it be taken for a flag`)
+	}
 	e.err.printf("Error: %s\nUsage: %s\nTry '%s --help'.\n", clean(err.Error()), c.UseLine(), c.CommandPath())
 	c.SilenceErrors, c.SilenceUsage = true, true
 	// Only so does Caddy's main learn of an exit code.

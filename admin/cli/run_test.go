@@ -45,7 +45,7 @@ func TestUsageErrors(t *testing.T) {
 		"keys delete Ada":                                 "without a terminal this needs --yes",
 		"keys show Ada --adapter caddyfile":               "--adapter is of no use",
 		"grant Ada lots":                                  "<tokens>",
-		"grant Ada -50k":                                  "unknown shorthand",
+		"grant Ada -50k":                                  `a number below 0 comes after "--"`,
 		"usage --since 7d --from 2026-01-01":              "--since excludes",
 		"usage --from yesterday":                          "--from",
 		"usage --csv --json":                              "exclude one another",

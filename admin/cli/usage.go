@@ -2,12 +2,10 @@ package cli
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"net/url"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -62,14 +60,14 @@ func showUsage(r *run, _ []string) error {
 			return misused("--csv and --json exclude one another")
 		}
 		query.Set("format", "csv")
-		a, err := r.usage(q, nil)
+		a, err := r.get(q, nil)
 		if err != nil {
 			return fmt.Errorf("showing the usage: %w", err)
 		}
 		return r.printRaw(a)
 	}
 	var u admin.Usage
-	a, err := r.usage(q, &u)
+	a, err := r.get(q, &u)
 	if err != nil {
 		return fmt.Errorf("showing the usage: %w", err)
 	}
@@ -78,19 +76,6 @@ func showUsage(r *run, _ []string) error {
 	}
 	r.printUsage(&u)
 	return nil
-}
-
-// usage asks for the usage. What is kept of days long ago are those of UTC, so
-// they are shown where no time zone was asked for.
-func (r *run) usage(q client.Request, v any) (*client.Answer, error) {
-	a, err := r.get(q, v)
-	refused, is := errors.AsType[*client.Error](err)
-	if !is || !strings.Contains(refused.Message, "time_zone UTC") || q.Query.Has("time_zone") {
-		return a, err
-	}
-	r.notef("So long ago, days are kept in UTC alone.\n")
-	q.Query.Set("time_zone", "UTC")
-	return r.get(q, v)
 }
 
 // usageQuery reads what the flags ask for.
@@ -180,6 +165,9 @@ func (r *run) printUsage(u *admin.Usage) {
 	}
 	t := &u.Totals
 	r.printf("%s to %s, %s, by %s\n\n", u.From.In(zone).Format("2006-01-02 15:04"), u.To.In(zone).Format("2006-01-02 15:04"), u.TimeZone, u.Step)
+	if u.RoughBefore != nil {
+		r.notef("Before %s days of UTC are shown for those of %s: hours are not kept that long.\n\n", u.RoughBefore.In(zone).Format("2006-01-02 15:04"), u.TimeZone)
+	}
 	r.facts(
 		"requests", fmt.Sprintf("%s (%s failed), and %s refused", amount(t.Requests), amount(t.Failed), amount(t.Refused)),
 		"tokens", fmt.Sprintf("%s (%s estimated)", amount(t.Total), amount(t.Estimated)),

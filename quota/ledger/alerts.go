@@ -92,6 +92,8 @@ func (l *Ledger) inspect(now time.Time) error {
 	if l.alerts.Load() == nil { // the configuration has yet to say which are due
 		return nil
 	}
+	l.inspecting.Lock()
+	defer l.inspecting.Unlock()
 	l.dirtyMu.Lock()
 	accounts := append(l.uninspected, l.dirty...)
 	l.uninspected = nil
@@ -110,6 +112,24 @@ func (l *Ledger) inspect(now time.Time) error {
 		l.dirtyMu.Unlock()
 	}
 	return failed
+}
+
+// inspectNow fires the alerts that are due on one account, ahead of a change
+// after which nobody could tell that they were. One that cannot be stored does
+// not keep the change from being made.
+func (l *Ledger) inspectNow(now time.Time, id quota.ID) {
+	if l.alerts.Load() == nil {
+		return
+	}
+	a, err := l.Account(now, id)
+	if err == nil {
+		l.inspecting.Lock()
+		defer l.inspecting.Unlock()
+		err = l.inspectAccount(l.wall(now), a)
+	}
+	if err != nil && !errors.Is(err, quota.ErrNotFound) {
+		l.report("alerts", err)
+	}
 }
 
 // use is how far a limit of calendar periods is used.
@@ -370,10 +390,12 @@ const keepNotes = 100_000
 // pruneNotes drops the oldest notes, and what is known of the alerts of
 // accounts that are no longer in memory.
 func (l *Ledger) pruneNotes() error {
+	l.inspecting.Lock()
 	for k := range l.alerted {
 		if _, ok := l.accounts.get(k.account); !ok {
 			delete(l.alerted, k)
 		}
 	}
+	l.inspecting.Unlock()
 	return errors.Join(l.store.PruneNotes(quota.NoteAlert, keepNotes), l.store.PruneNotes(quota.NoteAudit, keepNotes))
 }

@@ -127,6 +127,48 @@ func TestAlertsFireOnce(t *testing.T) {
 	}
 }
 
+// What was crossed just before a reset or a grant is told all the same.
+func TestAlertsBeforeResetAndGrant(t *testing.T) {
+	now := time.Date(2026, 5, 10, 12, 0, 0, 0, time.UTC)
+	l := openLedger(t, t.TempDir(), now)
+	if err := l.Configure(now, &Config{}); err != nil {
+		t.Fatal(err)
+	}
+	made, err := l.CreateKeys(now, []NewKey{{Name: "k", KeyRules: quota.KeyRules{Quota: &quota.Quota{Tokens: quota.At(100), Reset: quota.ResetDaily}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := made[0].Key.ID
+	use := func(tokens int64) {
+		t.Helper()
+		a, err := l.Account(now, id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Settle(now, reserve(t, l, now, a, 1), quota.Outcome{Tokens: quota.Tokens{Input: tokens}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	use(90)
+	if err := l.Reset(now, id, []quota.LimitName{quota.TokenQuota}); err != nil {
+		t.Fatal(err)
+	}
+	use(100)
+	if err := l.Grant(now, id, 1000); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Tick(now.Add(2 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"threshold k quota 80: 90 of 100", "threshold k quota 80: 100 of 100", "exceeded k quota 100: 100 of 100"}
+	if got := alertsOf(t, l); !slices.Equal(got, want) {
+		t.Errorf("alerts %q, want %q", got, want)
+	}
+	if err := l.Close(now); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // By option, limits of the day warn too.
 func TestAlertsOnDays(t *testing.T) {
 	now := time.Date(2026, 5, 10, 12, 0, 0, 0, time.UTC)

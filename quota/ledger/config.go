@@ -383,7 +383,10 @@ func (ch *changes) secretsFree() error {
 		if other.Source == quota.SourceConfig && other.Living() {
 			continue
 		}
-		return fmt.Errorf("key %q: key %q has this secret already, or had it before it was deleted: %w", name, other.Name, quota.ErrConflict)
+		if !other.Living() {
+			return fmt.Errorf("key %q: its secret is that of a deleted key, which never works again; give it another: %w", name, quota.ErrConflict)
+		}
+		return fmt.Errorf("key %q: key %q has this secret already: %w", name, other.Name, quota.ErrConflict)
 	}
 	return nil
 }

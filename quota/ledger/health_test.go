@@ -3,6 +3,7 @@ package ledger
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -16,6 +17,7 @@ import (
 type ailing struct {
 	quota.Store
 	failing atomic.Bool
+	tables  atomic.Bool // only they fail
 	damage  atomic.Bool
 }
 
@@ -28,8 +30,15 @@ func (s *ailing) Flush(seq uint64) error {
 	return s.Store.Flush(seq)
 }
 
-func (s *ailing) Checkpoint(cp *quota.Checkpoint) error {
+func (s *ailing) Cut() (iter.Seq[*quota.Record], uint64, error) {
 	if s.failing.Load() {
+		return nil, 0, errDisk
+	}
+	return s.Store.Cut()
+}
+
+func (s *ailing) Checkpoint(cp *quota.Checkpoint) error {
+	if s.failing.Load() || s.tables.Load() {
 		return errDisk
 	}
 	return s.Store.Checkpoint(cp)

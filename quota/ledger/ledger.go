@@ -75,7 +75,8 @@ type state struct {
 	noting      atomic.Pointer[notes] // of the account that align reads the history of, or nil
 	alignMu     sync.Mutex            // held by align while it reads the history; before checkpointMu
 	alerts      atomic.Pointer[alertRules]
-	alerted     map[alertKey]alerted // only Tick's
+	alerted     map[alertKey]alerted // inspecting guards it
+	inspecting  sync.Mutex           // held while alerts are looked for
 	alertMu     sync.Mutex
 	uninspected []*Account // collected for a checkpoint since the last inspection; dirtyMu guards it
 

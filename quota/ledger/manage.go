@@ -65,6 +65,7 @@ func (l *Ledger) Reset(now time.Time, id quota.ID, limits []quota.LimitName) err
 			return fmt.Errorf("%w: %w", ErrNotResettable, quota.ErrInvalid)
 		}
 	}
+	l.inspectNow(now, id)
 	before, after, periods := map[quota.LimitName]int64{}, map[quota.LimitName]int64{}, map[quota.LimitName]quota.Period{}
 	var granted int64
 	tick := l.tick(now)
@@ -162,6 +163,7 @@ func (l *Ledger) Grant(now time.Time, id quota.ID, tokens int64) error {
 	if tokens < -quota.MaxAmount || tokens > quota.MaxAmount {
 		return fmt.Errorf("tokens %d is not between -2^53 and 2^53: %w", tokens, quota.ErrInvalid)
 	}
+	l.inspectNow(now, id)
 	var failed error
 	var before int64
 	p, err := l.change(now, id, func(a *Account, now time.Time) uint64 {
@@ -236,13 +238,4 @@ func (l *Ledger) lockAccount(now time.Time, id quota.ID) (*Account, *Policy, tim
 		}
 		a.mu.Unlock()
 	}
-}
-
-// Usage calls fn for each row of usage that q selects. Everything settled
-// before the call is in.
-func (l *Ledger) Usage(now time.Time, q quota.RowQuery, fn func(*quota.Row) error) error {
-	if err := l.Checkpoint(now); err != nil {
-		return err
-	}
-	return l.store.Usage(q, fn)
 }

@@ -42,10 +42,14 @@ type ReportQuery struct {
 // Report is usage, summed.
 type Report struct {
 	From, To time.Time // whole steps
-	Totals   quota.Totals
-	Lines    []ReportLine // by total, the greatest first; none without By
-	Series   []ReportStep // every step, the earliest first
-	cells    map[cell]*quota.Totals
+	// RoughBefore is, where days of UTC had to stand for those of another zone,
+	// the time before which they do: each is counted in the step that holds its
+	// noon. Zero: nowhere.
+	RoughBefore time.Time
+	Totals      quota.Totals
+	Lines       []ReportLine // by total, the greatest first; none without By
+	Series      []ReportStep // every step, the earliest first
+	cells       map[cell]*quota.Totals
 }
 
 // ReportLine is the usage of one model, key or group. What the report is not
@@ -94,7 +98,7 @@ func (l *Ledger) Report(now time.Time, q ReportQuery) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	step, err := l.source(now, &q, starts)
+	parts, err := l.sources(now, &q, starts)
 	if err != nil {
 		return nil, err
 	}
@@ -105,16 +109,25 @@ func (l *Ledger) Report(now time.Time, q ReportQuery) (*Report, error) {
 		}
 	}
 	s := newSummary(&q, starts)
-	err = l.Usage(now, quota.RowQuery{
-		Step: step, From: starts[0], To: starts[len(starts)-1], Key: q.Key, ByKey: q.By.Key,
-	}, func(r *quota.Row) error {
-		if (in == nil || in[r.Group]) && (q.Model == "" || q.Model == r.Model) {
-			s.add(r)
-		}
-		return nil
-	})
+	usage, done, err := l.usage()
 	if err != nil {
 		return nil, fmt.Errorf("reading usage: %w", err)
+	}
+	defer done()
+	for _, p := range parts {
+		err := usage(quota.RowQuery{Step: p.step, From: p.from, To: p.to, Key: q.Key, ByKey: q.By.Key}, func(r *quota.Row) error {
+			if (in == nil || in[r.Group]) && (q.Model == "" || q.Model == r.Model) {
+				r.Start += p.noon
+				s.add(r)
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, fmt.Errorf("reading usage: %w", err)
+		}
+		if p.noon != 0 {
+			s.report.RoughBefore = time.Unix(p.to, 0).In(q.Zone)
+		}
 	}
 	return s.finish(), nil
 }
@@ -128,6 +141,9 @@ func (q *ReportQuery) starts() ([]int64, error) {
 	at, err := steps(q.Step, q.Zone)
 	if err != nil {
 		return nil, err
+	}
+	if q.From.Year() < 1 || q.To.AddDate(0, 1, 1).Year() > 9999 { // widened, it must be what RFC 3339 can write
+		return nil, fmt.Errorf("from and to are not between the years 1 and 9999: %w", quota.ErrInvalid)
 	}
 	to := q.To.Unix()
 	if q.To.Nanosecond() > 0 {
@@ -195,9 +211,19 @@ func shifted(change time.Time, offset int) bool {
 	return (before-offset)%3600 != 0 || (after-offset)%3600 != 0
 }
 
-// source returns the coarsest stored step of which the report's steps can be
-// made and that is kept since its beginning.
-func (l *Ledger) source(now time.Time, q *ReportQuery, starts []int64) (quota.Step, error) {
+// part is a span of which a report reads the rows of one step. noon is how far
+// into a row the second lies that says in which of the report's steps it counts.
+type part struct {
+	step     quota.Step
+	from, to int64
+	noon     int64
+}
+
+// sources returns what a report is made of: the rows of the coarsest stored step
+// of which its steps can be made and that is kept since its beginning. Where
+// that is none, but only because its days and months are not those of UTC, the
+// days of UTC stand for them until finer rows begin.
+func (l *Ledger) sources(now time.Time, q *ReportQuery, starts []int64) ([]part, error) {
 	from := q.From
 	if q.Step == PerMonth { // too wide to be let begin with a part that was dropped
 		from = time.Unix(starts[0], 0)
@@ -212,22 +238,29 @@ func (l *Ledger) source(now time.Time, q *ReportQuery, starts []int64) (quota.St
 			usable = 3
 		}
 	}
+	first, last := starts[0], starts[len(starts)-1]
 	retention := l.Retention()
 	var kept time.Duration
 	for _, step := range slices.Backward(quota.Steps[:usable]) {
 		if !from.Before(now.Add(-retention[step])) {
-			return step, nil
+			return []part{{step: step, from: first, to: last}}, nil
 		}
 		kept = max(kept, retention[step])
 	}
-	hint := "take a coarser step or a later from"
-	switch {
-	case usable == len(quota.Steps):
-		hint = "take a later from"
-	case usable == 2 && q.Step != PerHour:
-		hint = "take a later from, or time_zone UTC, for which days are kept longer"
+	if (q.Step == PerDay || q.Step == PerMonth) && !from.Before(now.Add(-retention[quota.StepDay])) {
+		const noon = 12 * 3600
+		finer := ceil(quota.StepDay, now.Add(-retention[quota.StepQuarter]).Unix())
+		rough := part{quota.StepDay, ceil(quota.StepDay, first-noon), min(finer, ceil(quota.StepDay, last-noon)), noon}
+		if finer >= last {
+			return []part{rough}, nil
+		}
+		return []part{rough, {step: quota.StepQuarter, from: finer, to: last}}, nil
 	}
-	return 0, fmt.Errorf("from: usage by %s in %s is kept for %s, since %s; %s: %w",
+	hint := "take a coarser step or a later from"
+	if q.Step == PerDay || q.Step == PerMonth {
+		hint, kept = "take a later from", max(kept, retention[quota.StepDay])
+	}
+	return nil, fmt.Errorf("from: usage by %s in %s is kept for %s, since %s; %s: %w",
 		q.Step, q.Zone, days(kept), now.Add(-kept).UTC().Format(time.RFC3339), hint, quota.ErrInvalid)
 }
 

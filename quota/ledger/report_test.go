@@ -317,6 +317,74 @@ func TestReportSteps(t *testing.T) {
 	}
 }
 
+// Of days and months that are not those of UTC, and begin before finer rows are
+// kept, what lies that far back is the days of UTC by their noon, and the rest
+// is as it was.
+func TestReportRough(t *testing.T) {
+	first := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	r := newReported(t, first)
+	k, err := r.Account(first, r.keys[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var calls []time.Time
+	for at := first.Add(30 * time.Minute); at.Before(first.AddDate(0, 0, 200)); at = at.Add(7 * time.Hour) {
+		calls = append(calls, at)
+		var res ledger.Reservation
+		if ref, err := r.Reserve(at, k, ledger.Call{Model: "m", Input: 5}, &res); err != nil || ref != nil {
+			t.Fatal(ref, err)
+		}
+		if err := r.Settle(at, &res, quota.Outcome{Tokens: quota.Tokens{Input: 5}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	now := first.AddDate(0, 0, 200).Add(5 * time.Hour)
+	finer := time.Date(2026, 4, 22, 0, 0, 0, 0, time.UTC) // the first that begins in the last 90
+	for _, name := range zones[1:] {
+		zone, err := time.LoadLocation(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, q := range []ledger.ReportQuery{
+			{Step: ledger.PerDay, From: first.AddDate(0, 0, 20), To: now},
+			{Step: ledger.PerMonth, From: first.AddDate(0, 1, 5), To: now, By: ledger.By{Key: true}, Cells: true},
+			{Step: ledger.PerDay, From: first.AddDate(0, 0, 20), To: first.AddDate(0, 0, 60), Key: r.keys[1]},
+			{Step: ledger.PerDay, From: first.AddDate(0, 0, 100), To: finer.Add(time.Hour)},
+		} {
+			q.Zone = zone
+			got, err := r.Report(now, q)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, total := map[string]int64{}, int64(0)
+			for _, at := range calls {
+				if at.Before(finer) {
+					at = at.Truncate(24 * time.Hour).Add(12 * time.Hour)
+				}
+				if !at.Before(got.From) && at.Before(got.To) {
+					want[stepOf(q.Step, at.In(zone))]++
+					total++
+				}
+			}
+			for _, s := range got.Series {
+				if name := stepOf(q.Step, s.Start); s.Requests != want[name] {
+					t.Errorf("%s %s: %s has %d requests, want %d", zone, q.Step, name, s.Requests, want[name])
+				}
+			}
+			if got.Totals.Requests != total || total == 0 {
+				t.Errorf("%s %s: %d requests in all, want %d", zone, q.Step, got.Totals.Requests, total)
+			}
+			if b := got.RoughBefore; b.IsZero() || b.After(finer) {
+				t.Errorf("%s %s: rough before %s", zone, q.Step, b)
+			}
+		}
+		exact, err := r.Report(now, ledger.ReportQuery{Step: ledger.PerDay, From: now.AddDate(0, 0, -80), To: now, Zone: zone})
+		if err != nil || !exact.RoughBefore.IsZero() {
+			t.Errorf("%s: what can be told exactly is rough before %s, %v", zone, exact.RoughBefore, err)
+		}
+	}
+}
+
 func TestReportBounds(t *testing.T) {
 	now := time.Date(2026, 11, 10, 12, 34, 56, 0, time.UTC)
 	r := newReported(t, now)
@@ -337,8 +405,11 @@ func TestReportBounds(t *testing.T) {
 		{time.UTC, "hour", 90 * day, 0, ""},
 		{time.UTC, "hour", 91 * day, 0, "kept for 90d"},
 		{berlin, "day", 90 * day, 0, ""},
-		{berlin, "day", 91 * day, 0, "time_zone UTC"},
-		{berlin, "month", 91 * day, 0, "time_zone UTC"},
+		{berlin, "hour", 91 * day, 0, "by hour in Europe/Berlin is kept for 90d"},
+		{berlin, "day", 1095 * day, 0, ""},
+		{berlin, "day", 1096 * day, 0, "kept for 1095d"},
+		{berlin, "month", 1060 * day, 0, ""},
+		{berlin, "month", 1095 * day, 0, "kept for 1095d"},
 		{time.UTC, "day", 1095 * day, 0, ""},
 		{time.UTC, "day", 1096 * day, 0, "kept for 1095d"},
 		{time.UTC, "month", 1095 * day, 0, "kept for 1095d"},

@@ -64,7 +64,7 @@ func (l *Ledger) Rotate(now time.Time, id quota.ID, grace time.Duration, check f
 			return !s.Until.IsZero() && !s.Until.After(now)
 		})
 		if len(k.Secrets) >= MaxSecrets {
-			return fmt.Errorf("%d secrets of this key work until their grace ends, and no more may: %w", MaxSecrets, quota.ErrConflict)
+			return fmt.Errorf("%d secrets of this key work, and no more may: rotate it without grace, or wait until the grace of one ends: %w", MaxSecrets, quota.ErrConflict)
 		}
 		hash := quota.HashSecret(l.store.HashKey(), secret)
 		k.Secrets = slices.Insert(k.Secrets, 0, quota.Secret{Hash: hash})
@@ -80,10 +80,12 @@ func (l *Ledger) Rotate(now time.Time, id quota.ID, grace time.Duration, check f
 // UsedSince sums what a key used, or was charged to a group, of calls admitted
 // since the given Unix second, as far as usage is kept.
 func (l *Ledger) UsedSince(now time.Time, id quota.ID, start int64) (quota.Totals, error) {
-	if err := l.Checkpoint(now); err != nil {
+	usage, done, err := l.usage()
+	if err != nil {
 		return quota.Totals{}, err
 	}
-	return charged(l.store.Usage, id, quota.Period{Start: start})
+	defer done()
+	return charged(usage, id, quota.Period{Start: start})
 }
 
 // Descendants returns the group and every group below it, deleted ones too.

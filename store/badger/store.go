@@ -143,6 +143,15 @@ func (s *Store) Cut() (records iter.Seq[*quota.Record], through uint64, err erro
 	return s.journal.cut()
 }
 
+// Uncut implements quota.Store.
+func (s *Store) Uncut(fn func(*quota.Record) error) error {
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.leave()
+	return s.journal.uncut(fn)
+}
+
 // Lost returns how many records of the journal were found missing by Recover
 // or have been dropped since.
 func (s *Store) Lost() uint64 {

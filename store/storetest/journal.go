@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -16,6 +17,7 @@ func testJournal(t *testing.T, open Opener) {
 		"Numbers":      numbersGrowByOne,
 		"Kinds":        recordsOfEveryKind,
 		"Cut":          cutReturnsWhatWasAppended,
+		"Uncut":        uncutIsWhatCutHasYetToReturn,
 		"CutMeanwhile": cutsPartWhatIsAppendedMeanwhile,
 		"Flushed":      flushedRecordsSurvive,
 		"Through":      replayBeginsAtTheCheckpoint,
@@ -45,6 +47,36 @@ func numbersGrowByOne(t *testing.T, s *store) {
 	same(t, "ID of a settlement", uint64(5), settle.ID)
 	s = s.again()
 	same(t, "number after a restart", uint64(102), s.Append(&quota.Record{Kind: quota.RecordRefuse}))
+}
+
+func uncutIsWhatCutHasYetToReturn(t *testing.T, s *store) {
+	uncut := func(want ...quota.Record) {
+		t.Helper()
+		var got []quota.Record
+		ok(t, s.Uncut(func(r *quota.Record) error { got = append(got, clone(r)); return nil }))
+		same(t, "records since the last Cut", want, got)
+	}
+	uncut()
+	want := extremes()
+	for i := range want {
+		s.Append(&want[i])
+		if i == len(want)/2 {
+			ok(t, s.Flush(want[i].Seq))
+		}
+	}
+	for range 2 { // it takes nothing away
+		uncut(want...)
+	}
+	enough := errors.New("enough")
+	if err := s.Uncut(func(*quota.Record) error { return enough }); !errors.Is(err, enough) {
+		t.Errorf("Uncut returned %v in the place of what its function did", err)
+	}
+	got, _ := s.cut()
+	same(t, "records of Cut", want, got)
+	uncut()
+	late := record(uint64(len(want) + 1))
+	s.Append(&late)
+	uncut(late)
 }
 
 // extremes are records at the ends of their fields' ranges.
