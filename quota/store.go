@@ -222,6 +222,10 @@ type History interface {
 	// before the rest; Rows and Through are written together or not at all,
 	// so that usage is counted once, however often a crash repeats the work.
 	Checkpoint(cp *Checkpoint) error
+	// Through returns the record up to which the usage in the tables holds all:
+	// that of the last checkpoint that was written, of which Checkpoint may have
+	// told an error nevertheless.
+	Through() (uint64, error)
 	// Counters reads an account's counters into c, or returns ErrNotFound.
 	Counters(id ID, c *Counters) error
 	// Provisional returns the record of a call whose outcome is not known yet,

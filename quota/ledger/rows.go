@@ -28,12 +28,21 @@ func (l *Ledger) usage() (read func(quota.RowQuery, func(*quota.Row) error) erro
 		return l.store.Usage, func() {}, nil
 	}
 	late := rollup{ledger: l}
-	if err := l.store.Uncut(func(r *quota.Record) error { late.add(r); return nil }); err != nil {
+	through, err := l.store.Through()
+	if err == nil {
+		err = l.store.Uncut(func(r *quota.Record) error { late.add(r); return nil })
+	}
+	if err != nil {
 		l.checkpointMu.Unlock()
 		return nil, nil, failed // which says what is wrong
 	}
 	// As long as the lock is held, nothing that waits gets into the tables too.
-	waiting := append(l.waiting[:len(l.waiting):len(l.waiting)], late.checkpoints(0)...)
+	waiting := late.checkpoints(0)
+	for _, cp := range l.waiting {
+		if cp.Through > through { // else it was written, and an error told nevertheless
+			waiting = append(waiting, cp)
+		}
+	}
 	return func(q quota.RowQuery, fn func(*quota.Row) error) error {
 		if err := l.store.Usage(q, fn); err != nil {
 			return err

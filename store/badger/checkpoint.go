@@ -67,6 +67,20 @@ func (s *Store) checkpoint(cp *quota.Checkpoint, m *meta) (c change, err error) 
 	return c, nil
 }
 
+// Through implements quota.History. It asks the tables, since after an error
+// nobody else knows.
+func (s *Store) Through() (uint64, error) {
+	if err := s.enter(); err != nil {
+		return 0, err
+	}
+	defer s.leave()
+	var m meta
+	if err := s.tables.get([]byte{tableMeta}, m.decode); err != nil && !errors.Is(err, quota.ErrNotFound) {
+		return 0, fmt.Errorf("reading how far the tables are: %w", err)
+	}
+	return m.through, nil
+}
+
 // addReservations adds the rows of the reservations that opened and ended.
 func addReservations(c change, cp *quota.Checkpoint) change {
 	for i := range cp.Opened {

@@ -174,8 +174,16 @@ func repeatedCheckpointsCountOnce(t *testing.T, s *store) {
 	}
 	got, through := s.cut()
 	cp := &quota.Checkpoint{Through: through, Rows: roll(got)}
+	reached := func(want uint64) {
+		t.Helper()
+		n, err := s.Through()
+		ok(t, err)
+		same(t, "the last record in the tables", want, n)
+	}
+	reached(0)
 	for range 3 { // as after an error that came too late
 		ok(t, s.Checkpoint(cp))
+		reached(through)
 	}
 	byKey, summed := s.total()
 	same(t, "requests by key", int64(3), byKey)
