@@ -125,13 +125,13 @@ func (p *page) pages() {
 	p.goTo("#/keys")
 	p.sees("Page 1, 50 keys, newest first")
 	first := evaluate[string](p, names)
-	p.follow("Older")
+	p.follow("Next page")
 	p.sees("Page 2, 50 keys, newest first")
 	second := evaluate[string](p, names)
 	if strings.Count(first, ",") != 49 || strings.Count(second, ",") != 49 || first == second {
 		p.t.Errorf("the first page holds %s, the second %s", first, second)
 	}
-	p.follow("Newest")
+	p.follow("First page")
 	p.sees("Page 1, 50 keys, newest first")
 	if again := evaluate[string](p, names); again != first {
 		p.t.Errorf("the first page holds %s, before %s", again, first)
