@@ -24,7 +24,7 @@ function heading(c, sorting) {
 	const down = sorting.falls.includes(c.sort) !== sorting.by.startsWith('-');
 	if (is) attrs['aria-sort'] = down ? 'descending' : 'ascending';
 	return h('th', attrs, h('button', {type: 'button', on: {click: () => sorting.onSort(sorting.by === c.sort ? '-' + c.sort : c.sort)}},
-		c.label, h('span', {'aria-hidden': 'true'}, is ? (down ? '▾' : '▴') : '')));
+		c.label));
 }
 
 function cell(c, row) {

@@ -1,7 +1,7 @@
 // The list of keys, which the server searches, sorts and pages.
 
 import {quotaCell, refreshing} from '../account.js';
-import {create, move, setDisabled, tryLine} from '../actions.js';
+import {create, move, removeKeys, resetQuotas, setDisabled, tryLine} from '../actions.js';
 import {get} from '../api.js';
 import {problem} from '../dialog.js';
 import {debounce, h, renew, replace} from '../dom.js';
@@ -138,14 +138,15 @@ export function keys({query, signal}) {
 			chosen.clear();
 			load();
 		};
-		replace(bulk, h('strong', {role: 'status'}, `${picked.length} chosen`),
-			h('button', {type: 'button', disabled: api.length < picked.length, title: api.length < picked.length ? 'Keys of the configuration are moved there' : null, on: {click: () => move(picked, done)}}, 'Move…'),
-			h('button', {type: 'button', on: {click: () => setDisabled(picked, true, done)}}, 'Disable…'),
-			h('button', {type: 'button', on: {click: () => setDisabled(picked, false, done)}}, 'Enable…'),
-			h('button', {type: 'button', class: 'link', on: {click: () => {
-				chosen.clear();
-				load();
-			}}}, 'Choose none'));
+		const there = api.length < picked.length && 'Keys of the configuration are moved and deleted there';
+		const button = (label, run, blocked, cls) => h('button', {type: 'button', class: cls, disabled: Boolean(blocked), title: blocked || null, on: {click: run}}, label);
+		renew(bulk, h('strong', {role: 'status'}, `${number(picked.length)} chosen`),
+			button('Move…', () => move(picked, done), there),
+			button('Disable…', () => setDisabled(picked, true, done)),
+			button('Enable…', () => setDisabled(picked, false, done)),
+			button('Reset…', () => resetQuotas(picked, done)),
+			button('Delete…', () => removeKeys(picked, done), there, 'danger'),
+			button('Choose none', done, null, 'link'));
 	}
 
 	function none() {
