@@ -118,7 +118,7 @@ func lookAtRules(t *testing.T, p *page) {
 	k := p.ofKey(nil)
 	p.sees("Alerts at 80%, 100%")
 	p.goTo("#/alerts")
-	p.press("Alerts fire at 80%, 100% of token quota; no webhook is told")
+	p.press("Alerts fire at 80%, 100% of the token quota; no webhook is told")
 	p.sees("None. To be told, set one")
 	s := startSite(t, `alert_at 62.5%
 		webhook https://user:word@hooks.example.com/x?token=abc {
@@ -126,7 +126,7 @@ func lookAtRules(t *testing.T, p *page) {
 			secret signing
 		}`, "")
 	other := newPage(t, p.chromium, s, "alice", "#/alerts")
-	other.press("Alerts fire at 62.5% of token quota; 1 webhook told")
+	other.press("Alerts fire at 62.5% of the token quota; 1 webhook told")
 	other.sees("https://hooks.example.com/x slack signed", "No alerts yet")
 	other.lacks("word", "abc", "signing")
 	check(t, p.site.get("/keys/"+k.ID), "alert_at", "null")

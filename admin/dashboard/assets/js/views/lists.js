@@ -123,7 +123,7 @@ function comes(a) {
 function rulesCard(signal) {
 	const card = h('details', {class: 'card rules'}, h('summary', null, 'When alerts fire'));
 	const load = () => alertRules().then((r) => r && replace(card,
-		h('summary', null, `Alerts fire at ${percents(r.at)} of `, r.on.map((l, i) => [i > 0 && ', ', limitLabel(l).toLowerCase()]), `; ${r.webhooks.length ? `${many(r.webhooks.length, 'webhook')} told` : 'no webhook is told'}`),
+		h('summary', null, `Alerts fire at ${percents(r.at)} of `, r.on.map((l, i) => [i > 0 && ', ', 'the ', limitLabel(l).toLowerCase()]), `; ${r.webhooks.length ? `${many(r.webhooks.length, 'webhook')} told` : 'no webhook is told'}`),
 		facts([
 			['Thresholds', [percents(r.at), '. Keys and groups may have their own: edit them, or set ', h('code', null, 'alert_at'), ' in the Caddyfile.']],
 			['Forecast', r.forecast ? 'Also when a limit would be used up before it starts anew.' : 'Off'],
@@ -148,7 +148,7 @@ export const alerts = listPage({
 		{label: 'Kind', cell: (a) => h('span', {class: `tag ${kinds[a.kind] || ''}`}, a.kind.replaceAll('_', ' '))},
 		{label: 'When', cell: (a) => when(a.time)},
 		{label: 'About', head: true, cell: (a) => about(a.account, a.name)},
-		{label: 'Limit', cell: (a) => (a.limit ? limitLabel(a.limit) : '–')},
+		{label: 'Limit', cell: (a) => h('span', {class: 'whole'}, a.limit ? limitLabel(a.limit) : '–')},
 		{label: 'Threshold', num: true, cell: (a) => (a.threshold ? `${threshold(a.threshold)}` : '–')},
 		{label: 'Used', num: true, cell: (a) => (a.max ? `${number(a.used)} of ${number(a.max)}` : '–')},
 		{label: 'What comes', wrap: true, cell: comes},

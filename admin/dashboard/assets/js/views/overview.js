@@ -32,6 +32,8 @@ export function overview({query, signal}) {
 	let current = query;
 	let loading = null;
 	let newest = [];
+	let fullest = [];
+	let fullestDue = 0;
 
 	blank();
 	const el = h('div', null,
@@ -115,12 +117,17 @@ export function overview({query, signal}) {
 		if (kind === 'key') await showNear(lines);
 	}
 
-	/** Groups, and of the keys those that are busy or new: all would be too many. */
+	/** Groups, the keys that have used most of their quotas and, for their other limits, those that are busy or new. */
 	async function showNear(lines) {
+		const start = Date.now();
+		if (start > fullestDue) {
+			({keys: fullest} = await get('keys', {sort: 'used', status: 'active', limit: 10}, signal));
+			fullestDue = Date.now() + Math.max(10e3, 50 * (Date.now() - start)); // the server has looked at all keys
+		}
 		const busy = await Promise.all(lines.filter((l) => l.key).map((l) => key(l.key)));
-		const accounts = new Map([...(await groups()).values(), ...busy, ...newest].filter((a) => a.state).map((a) => [a.id, a]));
+		const accounts = new Map([...(await groups()).values(), ...fullest, ...newest, ...busy].filter((a) => a.state).map((a) => [a.id, a]));
 		const list = [...accounts.values()].map((account) => ({account, s: nearest(account)})).filter(({s}) => s && s.share > 0).sort((a, b) => b.s.share - a.s.share).slice(0, 7);
-		replace(near, h('header', null, h('h2', null, 'Near their limits'), h('span', {class: 'small', title: 'All groups, the keys that are on top, and the 50 newest'}, 'groups, busy and new keys')),
+		replace(near, h('header', null, h('h2', null, 'Near their limits'), h('span', {class: 'small', title: 'All groups; of the keys those with the fullest quotas, the top ones and the 50 newest'}, 'groups and keys')),
 			list.length ? h('ol', {class: 'rank'}, list.map(({account, s}) => h('li', null,
 				h('a', {class: 'name', href: accountLink(account.id), title: account.name}, account.name),
 				h('span', {class: 'num'}, share(s.share)),
