@@ -10,7 +10,7 @@ import {adjust, again, go, link} from '../router.js';
 import {groupName, groups, known, mayChange, rooted} from '../state.js';
 import {table} from '../table.js';
 
-const sizes = [50, 100, 250, 1000];
+const sizes = [50, 100, 250, 500];
 
 /** orders are what the list can be sorted by, and what each is called. */
 const orders = {

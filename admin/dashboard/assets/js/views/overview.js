@@ -114,11 +114,22 @@ export function overview({query, signal}) {
 		})));
 		replace(tops[kind], h('header', null, h('h2', null, `Top ${kinds[kind].toLowerCase()}`), h('span', {class: 'small'}, 'tokens')),
 			items.length ? ranking(items) : h('p', {class: 'muted'}, 'Nothing was used in this time.'));
-		if (kind === 'key') await showNear(lines);
+		if (kind === 'key') showNear(lines); // which may take longer
 	}
 
 	/** Groups, the keys that have used most of their quotas and, for their other limits, those that are busy or new. */
 	async function showNear(lines) {
+		near.setAttribute('aria-busy', 'true');
+		try {
+			await fillNear(lines);
+		} catch (err) {
+			if (!signal.aborted) replace(near, h('header', null, h('h2', null, 'Near their limits')), problem(err, load));
+		} finally {
+			near.removeAttribute('aria-busy');
+		}
+	}
+
+	async function fillNear(lines) {
 		const start = Date.now();
 		if (start > fullestDue) {
 			({keys: fullest} = await get('keys', {sort: 'used', status: 'active', limit: 10}, signal));
