@@ -227,6 +227,9 @@ func (a *App) Hub() *admin.Hub {
 	return a.news.Hub()
 }
 
+// Targets returns the webhooks that are told of alerts.
+func (a *App) Targets() []admin.Target { return a.targets }
+
 // Done is closed when the configuration no longer runs.
 func (a *App) Done() <-chan struct{} { return a.ctx.Done() }
 

@@ -37,6 +37,8 @@ type Gate interface {
 	Emit(event string, data map[string]any)
 	// Hub returns where events are read live; nil: nowhere.
 	Hub() *Hub
+	// Targets returns the webhooks that are told of alerts.
+	Targets() []Target
 	// Done is closed when the gate's configuration no longer runs.
 	Done() <-chan struct{}
 }

@@ -31,12 +31,15 @@ type bench struct {
 	mux    *http.ServeMux
 	hub    *Hub
 	done   chan struct{}
+
+	targets []Target
 }
 
 func (b *bench) Ledger() (*ledger.Ledger, error) { return b.ledger, nil }
 func (b *bench) Version() string                 { return "v0.0.0-test" }
 func (b *bench) Emit(string, map[string]any)     {}
 func (b *bench) Hub() *Hub                       { return b.hub }
+func (b *bench) Targets() []Target               { return b.targets }
 func (b *bench) Done() <-chan struct{}           { return b.done }
 
 func newBench(t testing.TB) *bench {
@@ -254,6 +257,7 @@ func (closedGate) Ledger() (*ledger.Ledger, error) { return nil, errors.New("bro
 func (closedGate) Version() string                 { return "" }
 func (closedGate) Emit(string, map[string]any)     {}
 func (closedGate) Hub() *Hub                       { return nil }
+func (closedGate) Targets() []Target               { return nil }
 func (closedGate) Done() <-chan struct{}           { return nil }
 
 // A ledger that is being closed while a request uses it is not a mistake of
@@ -298,6 +302,27 @@ func TestStatus(t *testing.T) {
 	b.now = b.now.Add(24 * time.Hour)
 	if s = read[Status](b.do("GET", "/llm_quota/status", "").ok(200)); s.Totals.Requests != 0 {
 		t.Errorf("yesterday's: %+v", s.Totals)
+	}
+}
+
+// The status tells when alerts fire, and whom, but not what gives access.
+func TestStatusAlerts(t *testing.T) {
+	b := newBench(t)
+	const none = `"alerts":{"at":[80,100],"on":["quota"],"forecast":true,"webhooks":[]}}`
+	if body := b.do("GET", "/llm_quota/status", "").ok(200).body; !strings.Contains(body, none) {
+		t.Errorf("the status is %s", body)
+	}
+	b.configure(ledger.Config{AlertAt: []float64{99.5, 50}, AlertOn: []quota.LimitName{quota.TokensPerDay}, NoForecast: true})
+	var err error
+	if b.targets, err = Targets([]Webhook{
+		{URL: "https://user:word@hooks.example.com/x?token=abc", Secret: "signing"}, {URL: "http://localhost:1/y", Format: FormatSlack},
+	}, func(s string) (string, error) { return s, nil }); err != nil {
+		t.Fatal(err)
+	}
+	const want = `"alerts":{"at":[50,99.5],"on":["tokens_per_day"],"forecast":false,"webhooks":[` +
+		`{"target":"https://hooks.example.com/x","format":"json","signed":true},{"target":"http://localhost:1/y","format":"slack","signed":false}]}}`
+	if body := b.do("GET", "/llm_quota/status", "").ok(200).body; !strings.Contains(body, want) {
+		t.Errorf("the status is %s", body)
 	}
 }
 

@@ -34,7 +34,7 @@ func statusOf(k *quota.Key, now time.Time) string {
 }
 
 func listKeys(c *call) error {
-	if err := c.params("group", "q", "status", "limit", "cursor"); err != nil {
+	if err := c.params("group", "q", "status", "sort", "limit", "cursor"); err != nil {
 		return err
 	}
 	group, err := c.account(quota.KindGroup, "group")
@@ -45,7 +45,15 @@ func listKeys(c *call) error {
 	if err != nil {
 		return err
 	}
-	p, err := c.page()
+	o, err := c.order()
+	if err != nil {
+		return err
+	}
+	limit, err := c.limit()
+	if err != nil {
+		return err
+	}
+	after, err := c.after(o)
 	if err != nil {
 		return err
 	}
@@ -54,7 +62,7 @@ func listKeys(c *call) error {
 	if group != 0 && status != deleted {
 		list = func(below quota.ID, fn func(*quota.Key) bool) error { return c.ledger.KeysOf(group, below, fn) }
 	}
-	keys, more, err := collect(p, list, func(k *quota.Key) bool {
+	keys, next, err := c.listed(o, after, limit, list, func(k *quota.Key) bool {
 		is := statusOf(k, c.now)
 		return (is == status || (status == "" && is != deleted)) &&
 			(group == 0 || k.Group == group) &&
@@ -63,14 +71,11 @@ func listKeys(c *call) error {
 	if err != nil {
 		return err
 	}
-	answer := Keys{Keys: make([]Key, len(keys))}
+	answer := Keys{Keys: make([]Key, len(keys)), NextCursor: next}
 	for i, k := range keys {
 		if answer.Keys[i], err = c.key(k); err != nil {
 			return err
 		}
-	}
-	if more {
-		answer.NextCursor = cursor(keys[len(keys)-1].ID)
 	}
 	return c.json(http.StatusOK, answer)
 }

@@ -81,7 +81,7 @@ func TestOpenAPITypes(t *testing.T) {
 		"Usage": Usage{}, "UsageLine": UsageLine{}, "UsageStep": UsageStep{},
 		"Alert": Alert{}, "Alerts": Alerts{}, "Delivery": quota.Delivery{}, "Change": AuditEntry{}, "Audit": Audit{},
 		"Event": Event{}, "Explanation": Explanation{}, "ExplainedLimit": ExplainedLimit{},
-		"Status": Status{}, "StoreStatus": StoreStatus{}, "Verification": Verification{}, "Difference": Difference{},
+		"Status": Status{}, "StoreStatus": StoreStatus{}, "AlertRules": AlertRules{}, "WebhookRule": WebhookRule{}, "Verification": Verification{}, "Difference": Difference{},
 	} {
 		described[name] = true
 		s := schemas[name]

@@ -131,11 +131,8 @@ type page struct {
 }
 
 func (c *call) page() (p page, err error) {
-	p.limit = 50
-	if s := c.query.Get("limit"); s != "" {
-		if p.limit, err = strconv.Atoi(s); err != nil || p.limit < 1 || p.limit > 1000 {
-			return p, bad("limit: %s is not a number from 1 to 1000", shown(s))
-		}
+	if p.limit, err = c.limit(); err != nil {
+		return p, err
 	}
 	if s := c.query.Get("cursor"); s != "" {
 		b, err := base64.RawURLEncoding.DecodeString(s)
@@ -145,6 +142,19 @@ func (c *call) page() (p page, err error) {
 		p.below = quota.ID(binary.BigEndian.Uint64(b))
 	}
 	return p, nil
+}
+
+// limit returns how many a page holds at most.
+func (c *call) limit() (int, error) {
+	s := c.query.Get("limit")
+	if s == "" {
+		return 50, nil
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 1 || n > 1000 {
+		return 0, bad("limit: %s is not a number from 1 to 1000", shown(s))
+	}
+	return n, nil
 }
 
 // cursor continues a list after last. It holds wherever the list has changed

@@ -25,6 +25,11 @@ func showStatus(c *call) error {
 		Keys: s.Keys, Groups: s.Groups,
 		Store: StoreStatus{Engine: s.Store.Engine, Healthy: true, SizeBytes: s.Store.SizeBytes},
 	}
+	answer.Alerts.At, answer.Alerts.On, answer.Alerts.Forecast = c.ledger.AlertRules()
+	answer.Alerts.Webhooks = []WebhookRule{}
+	for _, t := range c.gate.Targets() {
+		answer.Alerts.Webhooks = append(answer.Alerts.Webhooks, t.rule())
+	}
 	today, err := c.ledger.Report(c.now, ledger.ReportQuery{
 		From: c.now, To: c.now.Add(time.Nanosecond), Step: ledger.PerDay, Zone: zone,
 	})

@@ -155,6 +155,22 @@ type Status struct {
 	Keys             int64         `json:"keys"`
 	Groups           int64         `json:"groups"`
 	Totals           *quota.Totals `json:"totals"` // of today, in the app's time zone; null: they cannot be read
+	Alerts           AlertRules    `json:"alerts"`
+}
+
+// AlertRules are when alerts fire, and who is told of them.
+type AlertRules struct {
+	At       []float64         `json:"at"`       // shares in percent, where a key or group sets none
+	On       []quota.LimitName `json:"on"`       // the limits that they are about
+	Forecast bool              `json:"forecast"` // also when a limit is expected to be used up early
+	Webhooks []WebhookRule     `json:"webhooks"`
+}
+
+// WebhookRule is a webhook that is told of alerts.
+type WebhookRule struct {
+	Target string `json:"target"` // its URL without user, password and query
+	Format string `json:"format"`
+	Signed bool   `json:"signed"`
 }
 
 // StoreStatus is the state of the store.

@@ -105,6 +105,15 @@ func (w *Webhook) target(replace func(string) (string, error)) (t Target, err er
 	return t, nil
 }
 
+// rule is what is shown of the webhook.
+func (t *Target) rule() WebhookRule {
+	format := FormatJSON
+	if t.slack {
+		format = FormatSlack
+	}
+	return WebhookRule{t.name, format, t.secret != ""}
+}
+
 // shownURL is a URL without user, password, query and fragment, and with a
 // fingerprint for each segment of its path that looks like a token: whoever
 // knows the one of a Slack webhook can use it.

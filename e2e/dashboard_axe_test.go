@@ -36,6 +36,16 @@ func accessible(t *testing.T, chromium context.Context) {
 		p.goTo("#/keys")
 		p.tick("Choose all on this page")
 		p.clean(theme + " chosen keys")
+		for _, button := range []string{"Move…", "Disable…", "Enable…", "Reset…", "Delete…"} {
+			p.press(button)
+			p.holds("document.querySelector('dialog[open]') !== null")
+			p.clean(theme + " chosen keys, " + button)
+			p.press("Cancel")
+		}
+		p.goTo("#/alerts")
+		p.press("Alerts fire at 80%, 100% of the token quota; no webhook is told")
+		p.sees("None. To be told, set one")
+		p.clean(theme + " when alerts fire")
 		p.keyDialogs(theme, key)
 		p.groupDialogs(theme, group)
 	}

@@ -63,9 +63,10 @@ func startChromium(t *testing.T) context.Context {
 // console, violations of the content security policy, exceptions, dialogs that
 // nobody expects, and requests that fail, but those that expect names.
 type page struct {
-	t    *testing.T
-	ctx  context.Context
-	site *site
+	t        *testing.T
+	chromium context.Context
+	ctx      context.Context
+	site     *site
 
 	mu       sync.Mutex
 	wrong    []string
@@ -86,7 +87,7 @@ type answerTo struct {
 func newPage(t *testing.T, chromium context.Context, s *site, user, at string) *page {
 	t.Helper()
 	ctx, cancel := chromedp.NewContext(chromium, chromedp.WithNewBrowserContext())
-	p := &page{t: t, ctx: ctx, site: s, requests: map[network.RequestID]string{}}
+	p := &page{t: t, chromium: chromium, ctx: ctx, site: s, requests: map[network.RequestID]string{}}
 	t.Cleanup(func() {
 		p.finish()
 		cancel()

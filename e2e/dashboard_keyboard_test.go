@@ -36,7 +36,8 @@ func keyboard(t *testing.T, chromium context.Context) {
 	p.keys(kb.Escape)
 	p.sees("from the keyboard active")
 	key := s.named("keys", "from the keyboard").Get("id").String()
-	p.holds("location.hash === %s && document.activeElement === document.querySelector('main')", "#/keys/"+key)
+	// The list shows its name too, and main has the focus there.
+	p.holds("location.hash === %s && document.querySelector('main h1').textContent === 'from the keyboard' && document.activeElement === document.querySelector('main')", "#/keys/"+key)
 
 	p.keys(kb.Tab)
 	p.focused("Keys")

@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"image/png"
 	"os"
 	"os/exec"
@@ -31,9 +32,9 @@ func large(t *testing.T, chromium context.Context) {
 	p := newPage(t, chromium, s, "alice", "#/")
 	p.calm()
 	check(t, s.get("/status"), "keys", "10000", "groups", "50")
-	s.live(t)
+	spent := s.live(t)
 	t.Run("load", func(t *testing.T) { p.t = t; p.underLoad() })
-	t.Run("pictures", func(t *testing.T) { p.t = t; p.pictures() })
+	t.Run("pictures", func(t *testing.T) { p.t = t; p.pictures(spent) })
 	p.t = t
 }
 
@@ -69,7 +70,10 @@ func (p *page) underLoad() {
 		{"keys", "#/keys", "Page 1, 50 keys"},
 		{"keys, searched", "#/keys?q=captions-99", "captions-9"},
 		{"keys of a group", "#/keys?group=" + group, "Product EU"},
-		{"1,000 keys", "#/keys?limit=1000", "Page 1, 1,000 keys"},
+		{"keys, by share used", "#/keys?sort=used", "most of the quota used first"},
+		{"keys, by last use", "#/keys?sort=last_used", "last used first"},
+		{"keys, by name", "#/keys?sort=-name", "Z to A"},
+		{"500 keys", "#/keys?limit=500", "Page 1, 500 keys"},
 		{"key, a day", "#/keys/" + busy, "Limits now"},
 		{"key, a year", "#/keys/" + busy + "?range=year", "Limits now"},
 		{"groups", "#/groups", "50 groups"},
@@ -90,18 +94,19 @@ func (p *page) underLoad() {
 		if took > usableWithin {
 			t.Errorf("%s can be used after %v", view.name, took)
 		}
-		if elements > mostElements && view.name != "1,000 keys" {
+		if elements > mostElements && view.name != "500 keys" {
 			t.Errorf("%s has %d elements", view.name, elements)
 		}
 	}
 	p.pages()
 }
 
-// live makes calls with new keys in the filled store, some of which are refused.
-func (s *site) live(t *testing.T) {
+// live makes calls with new keys in the filled store, some of which are refused,
+// and returns the last of the keys.
+func (s *site) live(t *testing.T) (k keyObject) {
 	t.Helper()
 	for i, name := range []string{"playground", "code-review", "newsletter"} {
-		k := s.makeKey(name, map[string]any{"group": "name:Design EU", "quota": map[string]any{"tokens": 200 * (i + 1), "reset": "daily"}})
+		k = s.makeKey(name, map[string]any{"group": "name:Design EU", "quota": map[string]any{"tokens": 200 * (i + 1), "reset": "monthly"}})
 		for j := range 4*(i+1) + 1 {
 			status, _ := s.call(t, k.Secret, []string{"gpt-4o-mini", "claude-sonnet-4-5", "gemini-2.5-flash"}[j%3])
 			if want := map[bool]int{true: 200, false: 429}[j < 4*(i+1)]; status != want {
@@ -110,6 +115,7 @@ func (s *site) live(t *testing.T) {
 		}
 	}
 	s.settled()
+	return k
 }
 
 // busiest returns the key that has used the most.
@@ -125,13 +131,13 @@ func (p *page) pages() {
 	p.goTo("#/keys")
 	p.sees("Page 1, 50 keys, newest first")
 	first := evaluate[string](p, names)
-	p.follow("Older")
+	p.follow("Next page")
 	p.sees("Page 2, 50 keys, newest first")
 	second := evaluate[string](p, names)
 	if strings.Count(first, ",") != 49 || strings.Count(second, ",") != 49 || first == second {
 		p.t.Errorf("the first page holds %s, the second %s", first, second)
 	}
-	p.follow("Newest")
+	p.follow("First page")
 	p.sees("Page 1, 50 keys, newest first")
 	if again := evaluate[string](p, names); again != first {
 		p.t.Errorf("the first page holds %s, before %s", again, first)
@@ -143,7 +149,7 @@ func (p *page) pages() {
 // pictures takes a picture of every view in light and dark and on a phone,
 // where none may be scrolled sideways. With -update those in the README are
 // taken anew.
-func (p *page) pictures() {
+func (p *page) pictures(spent keyObject) {
 	t, s := p.t, p.site
 	dir := t.TempDir()
 	if to := os.Getenv("E2E_SCREENSHOTS"); to != "" {
@@ -151,7 +157,7 @@ func (p *page) pictures() {
 	}
 	group, key := s.named("groups", "Product EU").Get("id").String(), s.busiest()
 	views := map[string]string{
-		"overview": "#/", "overview-year": "#/?range=year&by=group", "keys": "#/keys", "key": "#/keys/" + key, "groups": "#/groups",
+		"overview": "#/", "overview-year": "#/?range=year&by=group", "keys": "#/keys", "key": "#/keys/" + key + "?range=month", "groups": "#/groups",
 		"group": "#/groups/" + group + "?range=month", "alerts": "#/alerts", "audit": "#/audit",
 	}
 	for _, look := range []struct {
@@ -160,6 +166,7 @@ func (p *page) pictures() {
 	}{{"light", "light", 1280, 900}, {"dark", "dark", 1280, 900}, {"phone", "light", 390, 844}, {"phone-dark", "dark", 390, 844}} {
 		p.size(look.width, look.height)
 		p.must(chromedp.Do(p.ctx, chromedp.Evaluate[chromedp.Void]("localStorage.setItem('llm-quota-theme', '"+look.theme+"')"), chromedp.Reload()))
+		p.happens(spent)
 		for name, at := range views {
 			p.goTo(at)
 			p.settled()
@@ -171,6 +178,24 @@ func (p *page) pictures() {
 		}
 		p.dialogPictures(filepath.Join(dir, look.name), key)
 	}
+}
+
+// happens makes calls that the page follows, as it is given a key without
+// tokens.
+func (p *page) happens(spent keyObject) {
+	p.t.Helper()
+	p.goTo("#/")
+	p.sees("Live")
+	p.holds("document.getElementById('live').textContent === 'Live'")
+	k := p.site.makeKey(fmt.Sprint("demo-", evaluate[int](p, "Math.floor(performance.now())")), map[string]any{"limits": map[string]any{"requests_per_minute": 6}})
+	for i, model := range []string{"gpt-4o-mini", "claude-sonnet-4-5", "gpt-4o", "gpt-4o-mini", "gemini-2.5-flash", "gpt-4o-mini"} {
+		p.site.calls(p.t, k.Secret, model, 1)
+		if i%3 == 0 {
+			p.site.refused(p.t, spent.Secret, 429, "insufficient_quota")
+		}
+	}
+	p.site.refused(p.t, k.Secret, 429, "rate_limit_exceeded")
+	p.sees("insufficient quota 2", "rate limit exceeded 1")
 }
 
 // dialogPictures takes pictures of dialogs.

@@ -18,7 +18,7 @@ func tasks(t *testing.T, chromium context.Context) {
 	for name, task := range map[string]func(*testing.T, *page){
 		"quota of a key": quotaOfKey, "schedule": schedule, "rate limits": rateLimits,
 		"group, its members and their budget": groupAndMembers, "move": moveKey, "usage": lookAtUsage,
-		"alerts": lookAtAlerts, "explain": explain, "audit": lookAtAudit,
+		"alerts": lookAtAlerts, "alert rules": lookAtRules, "several keys": severalKeys, "sort": sortKeys, "own locale": ownLocale, "explain": explain, "audit": lookAtAudit,
 	} {
 		t.Run(name, func(t *testing.T) { task(t, newPage(t, chromium, s, "alice", "")) })
 	}
@@ -233,15 +233,15 @@ func lookAtAlerts(t *testing.T, p *page) {
 	p.press("Edit")
 	p.fill("Alert at", "50, 100")
 	p.save()
-	p.sees("Alerts at 50 %, 100 %")
+	p.sees("Alerts at 50%, 100%, set here")
 	check(t, s.get("/keys/"+k.ID), "alert_at", "[50,100]")
 
 	p.goTo("#/alerts?account=" + k.ID)
 	p.sees("None is like that")
 	s.calls(t, k.Secret, "gpt-4o", 1)
-	p.sees("threshold", k.Name, "Token quota", "50 % 50 of 100") // live, and before the limit is hit
+	p.sees("threshold", k.Name, "Token quota", "50% 50 of 100", "Starts anew by hand") // live, and before the limit is hit
 	s.calls(t, k.Secret, "gpt-4o", 1)
-	p.sees("100 % 100 of 100")
+	p.sees("100% 100 of 100")
 	s.refused(t, k.Secret, 429, "insufficient_quota")
 	kinds := gjson.Result{Type: gjson.JSON, Raw: "[]"}
 	p.until("the API's alerts", func() string {
@@ -256,7 +256,7 @@ func lookAtAlerts(t *testing.T, p *page) {
 	}
 	p.choose("All kinds", "threshold")
 	p.holds("location.hash.includes('kind=threshold')")
-	p.sees("50 % 50 of 100")
+	p.sees("50% 50 of 100")
 	p.fill("Search what is loaded", "no such thing")
 	p.sees("None is like that")
 }

@@ -7,6 +7,7 @@ import "testing"
 func TestDashboard(t *testing.T) {
 	chromium := startChromium(t)
 	t.Run("first visit", func(t *testing.T) { firstVisit(t, chromium) })
+	t.Run("demo", func(t *testing.T) { demo(t, chromium) })
 	t.Run("tasks", func(t *testing.T) { tasks(t, chromium) })
 	t.Run("hostile names", func(t *testing.T) { hostile(t, chromium) })
 	t.Run("accessible", func(t *testing.T) { accessible(t, chromium) })

@@ -52,6 +52,7 @@ func (e *env) completed(c *cobra.Command, f completer, begin string) ([]string, 
 var flagValues = map[string]completer{
 	"group": completeGroupOrNone, "parent": completeGroupOrNone, "key": completeKey,
 	"status":           oneOf("active", "disabled", "expired", "deleted"),
+	"sort":             oneOf("created", "name", "last_used", "used"),
 	"by":               oneOf("model", "key", "group"),
 	"step":             oneOf("minute", "hour", "day", "month"),
 	"quota-week-start": oneOf("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"),

@@ -41,6 +41,7 @@ func TestCompletion(t *testing.T) {
 		{"keys create |", ""},
 		{"keys list --group s", "sales"},
 		{"keys list --status d", "deleted,disabled"},
+		{"keys list --sort l", "last_used"},
 		{"groups delete |", "engineering,sales"},
 		{"explain group:s", "group:sales"},
 		{"explain bo", "bob"},

@@ -27,11 +27,13 @@ func (e *env) addKeys(parent *cobra.Command) {
 		long: "Lists keys, the newest first. USED is of the current period of a key's quota.\nDeleted keys are shown by --status deleted alone.",
 		example: `caddy llm-quota keys list
 caddy llm-quota keys list --group engineering --status disabled
+caddy llm-quota keys list --sort used --limit 10
 caddy llm-quota keys list --all --json`,
 		flags: func(fs *pflag.FlagSet) {
 			fs.StringP("group", "g", "", "only those directly in this group")
 			fs.StringP("search", "q", "", "only those with this in their name or prefix, in any case")
 			fs.String("status", "", "only those that are active, disabled, expired or deleted")
+			fs.String("sort", "", "order: created, name, last_used or used (share of the quota); a - before it turns it around")
 			listFlags(fs)
 		},
 		run: listKeys,
@@ -124,7 +126,7 @@ func listKeys(r *run, _ []string) error {
 	if s := r.text("group"); s != "" {
 		q.Set("group", client.Ref(quota.KindGroup, s))
 	}
-	for flag, param := range map[string]string{"search": "q", "status": "status"} {
+	for flag, param := range map[string]string{"search": "q", "status": "status", "sort": "sort"} {
 		if s := r.text(flag); s != "" {
 			q.Set(param, s)
 		}

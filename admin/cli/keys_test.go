@@ -23,6 +23,7 @@ func TestKeysGolden(t *testing.T) {
 	all = append(all,
 		b.run("keys list"), b.run("keys show Ada"), b.run("keys show ci"),
 		b.run("keys list --status disabled"), b.run("keys list --limit 1"), b.run("keys list --search nobody"),
+		b.run("keys list --sort -name"), b.run("keys list --sort used --limit 1"), b.run("keys list --sort size"),
 		b.run("keys edit Ada --requests-per-minute unlimited --models none --metadata owner=Ada --unset-metadata team"),
 		b.run("keys enable ci"), b.run("keys disable ci"), b.run("keys move ci engineering"), b.run("keys move Ada none"),
 		b.run("keys rotate ci --grace 1h"),

@@ -21,7 +21,7 @@ const (
 	groups = 50
 	days   = 365
 	daily  = 250 // calls on a working day, on average
-	hourly = 200 // calls in each hour of the last two days, on average
+	hourly = 40  // calls in each hour of the last two days, on average
 )
 
 // What groups and keys are called, with a number where that is not enough.
@@ -81,7 +81,7 @@ func (f *filler) accounts(at time.Time) error {
 	var ids []quota.ID
 	for i := range groups {
 		spec := ledger.NewGroup{Name: departments[i/len(teams)] + teams[i%len(teams)]}
-		tokens := 700_000 + int64(i*37%groups)*30_000
+		tokens := 480_000 + int64(i*37%groups)*20_000
 		if i%5 == 0 { // for those below it too
 			tokens *= 5
 		}

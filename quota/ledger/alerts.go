@@ -50,6 +50,22 @@ func (c *Config) validateAlerts() error {
 	return nil
 }
 
+// AlertRules returns what the configuration says of alerts: the shares of a
+// limit, in percent, at which they fire where a key or group sets none, the
+// limits that they are about, and whether they also come when a limit is
+// expected to be used up early.
+func (l *Ledger) AlertRules() (at []float64, on []quota.LimitName, forecast bool) {
+	r := l.alerts.Load()
+	if r == nil { // it is not configured yet
+		return DefaultAlertAt, []quota.LimitName{}, false
+	}
+	on = []quota.LimitName{}
+	for _, kind := range r.on {
+		on = append(on, kind.name())
+	}
+	return slices.Clone(r.at), on, r.forecast
+}
+
 // OnAlert sets fn to be called with each alert once it is stored. It must be
 // set before the ledger is used, and must not block.
 func (l *Ledger) OnAlert(fn func(quota.Alert)) { l.onAlert = fn }

@@ -37,6 +37,23 @@ func (l *Ledger) KeysOf(group, below quota.ID, fn func(*quota.Key) bool) error {
 	return errors.Join(err, failed)
 }
 
+// LastUsed returns when a key or group was used last; zero: never. It brings
+// nothing into memory, so that all can be asked for.
+func (l *Ledger) LastUsed(id quota.ID) (time.Time, error) {
+	var c quota.Counters
+	if a, ok := l.accounts.get(id); ok {
+		a.mu.Lock()
+		c.LastUsed = a.lastUsed
+		a.mu.Unlock()
+	} else if err := l.store.Counters(id, &c); err != nil && !errors.Is(err, quota.ErrNotFound) {
+		return time.Time{}, fmt.Errorf("reading the counters of %s: %w", id, err)
+	}
+	if c.LastUsed == 0 {
+		return time.Time{}, nil
+	}
+	return stamp(time.Unix(0, c.LastUsed)), nil
+}
+
 // MaxSecrets is how many secrets of a key may work at one time.
 const MaxSecrets = 5
 

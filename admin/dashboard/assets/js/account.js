@@ -5,9 +5,9 @@ import {getOr, path} from './api.js';
 import {meter, ranking, stacked} from './chart.js';
 import {problem} from './dialog.js';
 import {h, replace, throttle} from './dom.js';
-import {count, instant, many, number, parts, share, when} from './format.js';
+import {count, instant, many, number, parts, share, threshold, when} from './format.js';
 import {amountOrNone, field, limitLabel, limitNames} from './forms.js';
-import {accountLink, accountName, onEvent} from './state.js';
+import {accountLink, accountName, onEvent, recently} from './state.js';
 import {axis, nameOf, rangeOf, stack, usage} from './usage.js';
 
 /** standings lists how each limit of an account stands. */
@@ -70,9 +70,9 @@ export function limitsCard(o) {
 			meter({used: q.used, held: q.reserved, max: q.max, label: 'Token quota used', big: true}),
 			h('p', {class: 'small muted'}, `${number(q.remaining)} remain · ${number(q.reserved)} held by calls under way · ${number(q.granted)} granted for this period`)),
 		others.length > 0 && h('div', {class: 'scroll'}, h('table', null, h('caption', {class: 'hidden'}, 'Limits beside the quota'),
-			h('thead', null, h('tr', null, ['Limit', 'Used', 'Of', 'Share', 'Frees'].map((t, i) => h('th', {scope: 'col', class: i === 1 || i === 2 ? 'num' : null}, t)))),
+			h('thead', null, h('tr', null, ['Limit', 'Used', 'Of', 'Share', 'Frees'].map((t, i) => h('th', {scope: 'col', class: ['', 'num', 'num', 'extra', ''][i]}, t)))),
 			h('tbody', null, others.map((s) => h('tr', null, h('th', {scope: 'row'}, limitLabel(s.name)), h('td', {class: 'num'}, number(s.used)), h('td', {class: 'num'}, number(s.max)),
-				h('td', null, meter({used: s.used, max: s.max, label: limitLabel(s.name)})), h('td', null, when(s.resets_at))))))),
+				h('td', {class: 'extra'}, meter({used: s.used, max: s.max, label: limitLabel(s.name)})), h('td', null, when(s.resets_at))))))),
 		all.length === 0 && h('p', {class: 'muted'}, 'Nothing is limited here. Set a quota or a limit by editing it; the limits of groups above hold all the same.'));
 }
 
@@ -116,12 +116,14 @@ export function history(filter, by, heading, signal) {
 export function refusals(id, signal) {
 	const list = h('ol', {class: 'feed', tabindex: 0, 'aria-label': 'Refusals'});
 	const none = h('p', {class: 'muted'}, 'None since this page was opened.');
-	onEvent((e) => {
+	const add = (e) => {
 		if (e.type !== 'refusal' || (e.key !== id && e.group !== id)) return;
 		none.hidden = true;
-		list.prepend(h('li', null, when(e.time), h('span', {class: 'name', title: e.reason}, e.reason), h('span', {class: 'muted'}, e.model || '')));
+		list.prepend(h('li', null, when(e.time), h('span', {class: 'name', title: e.reason}, e.reason), h('span', {class: 'muted name', title: e.model}, e.model || '')));
 		while (list.children.length > 50) list.lastChild.remove();
-	}, signal);
+	};
+	recently(['refusal']).forEach(add);
+	onEvent(add, signal);
 	return h('section', {class: 'card third'}, h('header', null, h('h2', null, 'Last refusals')), none, list);
 }
 
@@ -184,6 +186,11 @@ export function refreshing(load, signal, matches = () => true, every = 5000) {
 	const soon = throttle(() => signal.aborted || load(), every);
 	onEvent((e) => (e.type === 'poll' || matches(e)) && soon(), signal);
 }
+
+/** thresholds says at which shares of a limit alerts fire. */
+export const thresholds = (own, rules) => (own ? `${percents(own)}, set here` : rules ? percents(rules.at) : 'The gate’s own thresholds');
+
+export const percents = (list) => (list.length ? list.map(threshold).join(', ') : 'None');
 
 /** facts lists what is known of an object. */
 export const facts = (list) => h('dl', {class: 'facts'}, list.filter(Boolean).map(([name, value]) => [h('dt', null, name), h('dd', null, value)]));

@@ -134,7 +134,7 @@ export function setDisabled(keys, disabled, done) {
 	const many = keys.length > 1 ? `${keys.length} keys` : `“${keys[0].name}”`;
 	dialog({
 		title: `${disabled ? 'Disable' : 'Enable'} ${many}?`, narrow: true, submit: disabled ? 'Disable' : 'Enable', danger: disabled,
-		body: h('p', null, disabled ? 'Calls with it are refused from now on. Its settings and history stay.' : 'Calls with it are admitted again, within its limits.'),
+		body: h('p', null, disabled ? `Calls with ${keys.length > 1 ? 'them' : 'it'} are refused from now on. Settings and history stay.` : `Calls with ${keys.length > 1 ? 'them' : 'it'} are admitted again, within the limits.`),
 		onSubmit: async () => {
 			await each(keys, (k) => patch('keys', k.id, {disabled}));
 			toast(`${many} ${keys.length > 1 ? 'were' : 'was'} ${disabled ? 'disabled' : 'enabled'}.`);
@@ -304,6 +304,48 @@ export function remove(kind, o, done) {
 			stale();
 			toast(`${capital(noun(kind))} “${o.name}” was deleted.`);
 			done();
+		}),
+	});
+}
+
+/** resetQuotas sets the quotas of several keys back to nothing used. */
+export function resetQuotas(keys, done) {
+	const with_ = keys.filter((k) => k.state.quota);
+	const n = `${number(with_.length)} of ${number(keys.length)} keys`;
+	dialog({
+		title: 'Reset token quotas?', narrow: true, danger: true, submit: with_.length ? 'Reset' : null,
+		body: h('p', null, with_.length ? `What ${n} have used of their token quotas is set to nothing, for them alone. History stays. What was granted for the period ends.` : 'None of these keys has a token quota.'),
+		onSubmit: async () => {
+			await each(with_, (k) => request('POST', path('keys', k.id, 'reset'), {body: {limits: ['quota']}}));
+			stale();
+			toast(`The quotas of ${n} were reset.`);
+			done();
+		},
+	});
+}
+
+/** removeKeys deletes several keys, when it has been typed how many. */
+export function removeKeys(keys, done) {
+	if (keys.length === 1) {
+		remove('keys', keys[0], done);
+		return;
+	}
+	const words = `delete ${keys.length} keys`;
+	const typed = h('input', {type: 'text', spellcheck: 'false'});
+	const body = h('div', null, h('p', null, 'Their secrets will never work again. Their history stays, and the names become free.'),
+		h('ul', {class: 'note names'}, keys.slice(0, 20).map((k) => h('li', null, k.name)), keys.length > 20 && h('li', {class: 'muted'}, `and ${number(keys.length - 20)} others`)),
+		field(`Type this to delete them: ${words}`, typed, null, 'typed'));
+	dialog({
+		title: `Delete ${number(keys.length)} keys`, narrow: true, submit: 'Delete', danger: true, body,
+		onSubmit: () => atField(body, async () => {
+			if (typed.value !== words) throw new Invalid('typed', `These are not the words “${words}”.`);
+			try {
+				await each(keys, (k) => request('DELETE', path('keys', k.id)));
+			} finally {
+				stale();
+				done();
+			}
+			toast(`${number(keys.length)} keys were deleted.`);
 		}),
 	});
 }

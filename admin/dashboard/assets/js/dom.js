@@ -47,10 +47,13 @@ export function replace(el, ...children) {
 /** renew is replace that leaves the focus on the link or button that is like the one that had it. */
 export function renew(el, ...children) {
 	const places = () => [...el.querySelectorAll('a, button')];
+	const like = (p) => p && p.textContent + p.getAttribute('href');
 	const at = places().indexOf(document.activeElement);
-	const name = at >= 0 && document.activeElement.textContent;
+	const was = at >= 0 && like(document.activeElement);
 	replace(el, ...children);
-	if (at >= 0) (places().find((p) => p.textContent === name) || places()[at])?.focus();
+	if (at < 0) return el;
+	const now = places();
+	((like(now[at]) !== was && now.find((p) => like(p) === was)) || now[at])?.focus();
 	return el;
 }
 

@@ -7,6 +7,7 @@ const whole = new Intl.NumberFormat(locale, {maximumFractionDigits: 0});
 const short = new Intl.NumberFormat(locale, {notation: 'compact', maximumFractionDigits: 1});
 const percent = new Intl.NumberFormat(locale, {style: 'percent', maximumFractionDigits: 0});
 const fine = new Intl.NumberFormat(locale, {style: 'percent', maximumFractionDigits: 1});
+const exactly = new Intl.NumberFormat(locale, {style: 'percent', maximumFractionDigits: 3});
 const relative = new Intl.RelativeTimeFormat(locale, {numeric: 'auto'});
 
 /** The reader's time zone, as an IANA name. */
@@ -23,6 +24,9 @@ export function share(x) {
 	if (!Number.isFinite(x)) return '–';
 	return x > 0 && x < 0.1 ? fine.format(x) : percent.format(x);
 }
+
+/** threshold shows a number of percent. */
+export const threshold = (percent) => exactly.format(percent / 100);
 
 /** count shows a number shortly, the exact one in its title. */
 export function count(n) {
@@ -67,11 +71,13 @@ export function stepLabel(t, step, timeZone, long) {
 /** dayLabel names the day of a time. */
 export const dayLabel = (t, timeZone) => dates({day: 'numeric', month: 'short', timeZone}).format(new Date(t));
 
-const spans = [[60, 'second'], [60, 'minute'], [24, 'hour'], [30.4, 'day'], [12, 'month'], [Infinity, 'year']];
+const spans = [[60, 'second'], [60, 'minute'], [24, 'hour'], [Infinity, 'day']];
+const FAR = 30 * 24 * 3600;
 
-/** ago says how far away a time is: "3 minutes ago", "in 2 days". */
+/** ago says how far away a time is: "3 minutes ago", "in 2 days"; its date, when that is more than 30 days. */
 export function ago(t, now = Date.now()) {
 	let n = (new Date(t) - now) / 1000;
+	if (Math.abs(n) > FAR) return dates({dateStyle: 'medium'}).format(new Date(t));
 	if (Math.abs(n) < 5) return relative.format(0, 'second');
 	for (const [most, unit] of spans) {
 		if (Math.abs(n) < most) return relative.format(Math.round(n), unit);

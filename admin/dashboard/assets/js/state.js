@@ -1,7 +1,7 @@
 // What all views share: who reads, what groups and keys are called, how the
-// store does, and the stream of events.
+// gate does, and the stream of events.
 
-import {eventsURL, get, path, request} from './api.js';
+import {eventsURL, get, getOr, path, request} from './api.js';
 
 /** session is what the server says of the reader. */
 export const session = {user: '', role: 'viewer', read_only: true, version: '', build: ''};
@@ -12,6 +12,20 @@ export async function loadSession() {
 
 /** mayChange tells whether controls are shown. The server checks again. */
 export const mayChange = () => !session.read_only;
+
+/** opened is since when events are followed. */
+export const opened = new Date().toISOString();
+
+let rulesLoading = null;
+
+/** alertRules returns when alerts fire, as the configuration has it, or null. */
+export function alertRules() {
+	rulesLoading ??= getOr('status').then((s) => s?.alerts ?? null, (err) => {
+		rulesLoading = null;
+		throw err;
+	});
+	return rulesLoading;
+}
 
 let groupsLoading = null;
 let groupsByID = new Map();
@@ -49,6 +63,7 @@ async function loadGroups() {
 /** stale forgets the groups and the names of keys after a change. */
 export function stale() {
 	groupsLoading = null;
+	rulesLoading = null;
 	keys.clear();
 }
 
@@ -145,7 +160,14 @@ function setLive(next) {
 	for (const fn of watchers) fn(live);
 }
 
+const recent = [];
+
+/** recently returns the last events since the page was opened, the oldest first. */
+export const recently = (type) => recent.filter((e) => type.includes(e.type));
+
 const tell = (event) => {
+	if (event.type !== 'poll') recent.push(event);
+	if (recent.length > 500) recent.shift();
 	if (event.type === 'change' || event.type === 'poll') stale(); // somebody else may have made it
 	for (const fn of listeners) fn(event);
 };

@@ -5,7 +5,9 @@ import {h} from './dom.js';
 /**
  * table shows rows. Columns: {label, cell(row), num, wide, head, hide, sort}:
  * head makes the cell the row's header, wide gives it a line of its own on a
- * phone, extra hides it there, sort is its value for sorting, where sorting is {by, onSort}.
+ * phone, extra hides it there, sort is the name of the order by it. sorting is
+ * {by, falls, onSort}: by is the order that holds, with a "-" when it is
+ * turned around, and falls those that begin with the greatest.
  */
 export function table({caption, columns, rows, sorting, pick}) {
 	const shown = columns.filter((c) => !c.hide);
@@ -18,29 +20,14 @@ export function table({caption, columns, rows, sorting, pick}) {
 function heading(c, sorting) {
 	const attrs = {scope: 'col', class: c.num ? 'num' : null};
 	if (!sorting || !c.sort) return h('th', attrs, c.label);
-	const [by, down] = sorting.by ? [sorting.by.replace(/^-/, ''), sorting.by[0] === '-'] : ['', false];
-	const is = by === c.name;
+	const is = sorting.by.replace(/^-/, '') === c.sort;
+	const down = sorting.falls.includes(c.sort) !== sorting.by.startsWith('-');
 	if (is) attrs['aria-sort'] = down ? 'descending' : 'ascending';
-	return h('th', attrs, h('button', {
-		type: 'button', disabled: !sorting.onSort, title: sorting.onSort ? null : sorting.why,
-		on: {click: () => sorting.onSort(is && !down ? '-' + c.name : is ? '' : c.name)},
-	}, c.label, h('span', {'aria-hidden': 'true'}, is ? (down ? '▾' : '▴') : '')));
+	return h('th', attrs, h('button', {type: 'button', on: {click: () => sorting.onSort(sorting.by === c.sort ? '-' + c.sort : c.sort)}},
+		c.label));
 }
 
 function cell(c, row) {
 	const attrs = {class: [c.num && 'num', c.wide && 'wide', c.wrap && 'wrap', c.extra && 'extra'].filter(Boolean).join(' ') || null, 'data-label': c.head || c.wide ? null : c.label};
 	return h(c.head ? 'th' : 'td', c.head ? {...attrs, scope: 'row'} : attrs, c.cell(row));
-}
-
-/** sorted returns the rows in the order that sorting asks for. */
-export function sorted(rows, columns, by) {
-	const name = (by || '').replace(/^-/, '');
-	const column = columns.find((c) => c.name === name && c.sort);
-	if (!column) return rows;
-	const sign = by[0] === '-' ? -1 : 1;
-	return [...rows].sort((a, b) => {
-		const x = column.sort(a);
-		const y = column.sort(b);
-		return sign * (typeof x === 'string' ? x.localeCompare(y) : x - y);
-	});
 }

@@ -1,6 +1,6 @@
 // The page of one group.
 
-import {auditOf, explainCard, facts, history, limitsCard, metadataOf, periodStart, refreshing, refusals, schedule} from '../account.js';
+import {auditOf, explainCard, facts, history, limitsCard, metadataOf, periodStart, refreshing, refusals, schedule, thresholds} from '../account.js';
 import {assign, create, edit, grant, remove, reset} from '../actions.js';
 import {path, request} from '../api.js';
 import {ranking} from '../chart.js';
@@ -9,16 +9,16 @@ import {h, renew, replace} from '../dom.js';
 import {compact, dateTime, number, share, when} from '../format.js';
 import {limitLabel, limitNames} from '../forms.js';
 import {go, link, setTitle} from '../router.js';
-import {accountLink, groupName, groups, mayChange} from '../state.js';
+import {accountLink, alertRules, groupName, groups, mayChange} from '../state.js';
 import {nameOf, rangePicker, usage} from '../usage.js';
 
 export function groupPage({params, query, signal}) {
 	const head = h('div', {class: 'head'}, h('h1', null, 'Group'));
 	const now = h('div', {class: 'grid'}, h('section', {class: 'card wide'}), h('section', {class: 'card third'}));
-	const members = h('section', {class: 'card half'}, h('header', null, h('h2', null, 'Members')));
+	const members = h('section', {class: 'card wide', 'aria-busy': 'true'}, h('header', null, h('h2', null, 'Members')));
 	const range = h('div', {class: 'head'});
 	const past = history({group: params.id}, 'key', 'Keys', signal);
-	const el = h('div', null, head, now, range, h('div', {class: 'grid'}, past.els, explainCard('groups', params.id), refusals(params.id, signal), members, auditOf(params.id, signal, 'half')));
+	const el = h('div', null, head, now, range, h('div', {class: 'grid'}, past.els, explainCard('groups', params.id), refusals(params.id, signal), members, auditOf(params.id, signal, 'third')));
 
 	let turn = 0;
 	let shown = null;
@@ -27,18 +27,20 @@ export function groupPage({params, query, signal}) {
 	async function load() {
 		const mine = ++turn;
 		try {
-			const [{data}, all] = await Promise.all([request('GET', path('groups', params.id), {signal}), groups()]);
+			const [{data}, all, rules] = await Promise.all([request('GET', path('groups', params.id), {signal}), groups(), alertRules()]);
 			if (mine !== turn) return;
-			show(data, all);
+			show(data, all, rules);
 			await showMembers(data);
 		} catch (err) {
 			if (signal.aborted || mine !== turn) return;
 			if (err.status === 404) replace(el, h('div', {class: 'card empty'}, h('h2', null, 'There is no such group'), h('p', null, h('a', {href: link(['groups'])}, 'All groups'))));
 			else replace(now, problem(err, load));
+		} finally {
+			if (mine === turn) members.removeAttribute('aria-busy');
 		}
 	}
 
-	function show(g, all) {
+	function show(g, all, rules) {
 		shown = g;
 		setTitle(g.name);
 		const children = [...all.values()].filter((c) => c.parent === g.id);
@@ -53,7 +55,7 @@ export function groupPage({params, query, signal}) {
 				['Parent', g.parent ? h('a', {href: link(['groups', g.parent])}, groupName(g.parent)) : 'None'],
 				children.length > 0 && ['Groups in it', children.map((c, i) => [i > 0 && ', ', h('a', {href: link(['groups', c.id])}, c.name)])],
 				['Each member', memberText(g.member)],
-				['Alerts at', g.alert_at ? g.alert_at.map((p) => `${p} %`).join(', ') : 'The gate’s own thresholds'],
+				['Alerts at', thresholds(g.alert_at, rules)],
 				...metadataOf(g),
 				['Last used', when(g.last_used_at, 'never')],
 				['Created', when(g.created_at)],
@@ -66,11 +68,11 @@ export function groupPage({params, query, signal}) {
 		const start = periodStart(g) || new Date(Math.max(Date.parse(g.created_at), Date.now() - 30 * 24 * 3600e3));
 		const report = await usage({from: start, to: new Date(), step: Date.now() - start < 8 * 24 * 3600e3 ? 'hour' : 'day'}, {group: g.id, by: 'key'}, signal);
 		const most = report.totals.total_tokens;
-		const lines = await Promise.all(report.breakdown.slice(0, 30).map(async (l) => ({
+		const lines = await Promise.all(report.breakdown.slice(0, 20).map(async (l) => ({
 			name: await nameOf(l), value: l.totals.total_tokens, href: l.key ? accountLink(l.key) : null, note: most > 0 ? share(l.totals.total_tokens / most) : null,
 		})));
 		replace(members, h('header', null, h('h2', null, 'What each member used'), h('span', {class: 'small'}, `since ${dateTime(start)}`)),
-			lines.length ? ranking(lines) : h('p', {class: 'muted'}, 'Nothing yet in this period.'),
+			lines.length ? h('div', {class: lines.length > 6 ? 'columns' : null}, ranking(lines)) : h('p', {class: 'muted'}, 'Nothing yet in this period.'),
 			report.breakdown.length > lines.length && h('p', {class: 'small muted'}, `and ${number(report.breakdown.length - lines.length)} others`));
 	}
 

@@ -1,13 +1,13 @@
 // The page of one key.
 
-import {auditOf, explainCard, facts, history, limitsCard, metadataOf, refreshing, refusals} from '../account.js';
+import {auditOf, explainCard, facts, history, limitsCard, metadataOf, refreshing, refusals, thresholds} from '../account.js';
 import {edit, grant, move, remove, reset, rotate, setDisabled} from '../actions.js';
 import {path, request} from '../api.js';
 import {problem} from '../dialog.js';
 import {h, renew, replace} from '../dom.js';
 import {when} from '../format.js';
 import {go, link, setTitle} from '../router.js';
-import {groupName, groups, mayChange} from '../state.js';
+import {alertRules, groupName, groups, mayChange} from '../state.js';
 import {rangePicker} from '../usage.js';
 import {statusOf} from './keys.js';
 
@@ -25,8 +25,8 @@ export function keyPage({params, query, signal}) {
 	async function load() {
 		const mine = ++turn;
 		try {
-			const [{data}] = await Promise.all([request('GET', path('keys', params.id), {signal}), groups()]);
-			if (mine === turn) show(data);
+			const [{data}, rules] = await Promise.all([request('GET', path('keys', params.id), {signal}), alertRules(), groups()]);
+			if (mine === turn) show(data, rules);
 		} catch (err) {
 			if (signal.aborted || mine !== turn) return;
 			if (err.status === 404) replace(el, h('div', {class: 'card empty'}, h('h2', null, 'There is no such key'), h('p', null, h('a', {href: link(['keys'])}, 'All keys'))));
@@ -34,7 +34,7 @@ export function keyPage({params, query, signal}) {
 		}
 	}
 
-	function show(k) {
+	function show(k, rules) {
 		shown = k;
 		setTitle(k.name);
 		const [word, colour] = statusOf(k);
@@ -49,7 +49,7 @@ export function keyPage({params, query, signal}) {
 				['Models', k.models.length ? h('code', null, k.models.join(' ')) : 'All'],
 				['Addresses', k.allowed_ips.length ? h('code', null, k.allowed_ips.join(' ')) : 'All'],
 				['Expires', when(k.expires_at, 'never')],
-				['Alerts at', k.alert_at ? k.alert_at.map((p) => `${p} %`).join(', ') : 'The gate’s own thresholds'],
+				['Alerts at', thresholds(k.alert_at, rules)],
 				...metadataOf(k),
 				['Last used', when(k.last_used_at, 'never')],
 				['Created', when(k.created_at)],

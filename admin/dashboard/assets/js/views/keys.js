@@ -1,16 +1,23 @@
-// The list of keys, which the server searches and pages.
+// The list of keys, which the server searches, sorts and pages.
 
 import {quotaCell, refreshing} from '../account.js';
-import {create, move, setDisabled, tryLine} from '../actions.js';
+import {create, move, removeKeys, resetQuotas, setDisabled, tryLine} from '../actions.js';
 import {get} from '../api.js';
 import {problem} from '../dialog.js';
-import {debounce, h, replace} from '../dom.js';
-import {number, when} from '../format.js';
+import {debounce, h, renew, replace} from '../dom.js';
+import {many, number, when} from '../format.js';
 import {adjust, again, go, link} from '../router.js';
 import {groupName, groups, known, mayChange, rooted} from '../state.js';
-import {sorted, table} from '../table.js';
+import {table} from '../table.js';
 
-const sizes = [50, 100, 250, 1000];
+const sizes = [50, 100, 250, 500];
+
+/** orders are what the list can be sorted by, and what each is called. */
+const orders = {
+	created: 'newest first', '-created': 'oldest first', name: 'A to Z', '-name': 'Z to A', used: 'most of the quota used first', '-used': 'least of the quota used first',
+	last_used: 'last used first', '-last_used': 'longest unused first',
+};
+const falls = ['created', 'used', 'last_used'];
 
 /** statusOf is what a key is, as a word and a colour. */
 export function statusOf(k) {
@@ -21,13 +28,13 @@ export function statusOf(k) {
 }
 
 const columns = [
-	{name: 'name', label: 'Name', head: true, sort: (k) => k.name, cell: (k) => [h('a', {href: link(['keys', k.id])}, k.name), k.source === 'config' && [' ', h('span', {class: 'tag', title: 'Set by Caddy’s configuration'}, 'config')]]},
-	{name: 'status', label: 'Status', sort: (k) => statusOf(k)[0], cell: (k) => h('span', {class: `tag ${statusOf(k)[1]}`}, statusOf(k)[0])},
-	{name: 'group', label: 'Group', sort: (k) => groupName(k.group), cell: (k) => (k.group ? h('a', {href: link(['groups', k.group])}, groupName(k.group)) : h('span', {class: 'muted'}, '–'))},
-	{name: 'quota', label: 'Quota', wide: true, sort: (k) => (k.state.quota ? k.state.quota.used / Math.max(1, k.state.quota.used + k.state.quota.remaining) : -1), cell: quotaCell},
-	{name: 'prefix', label: 'Secret', extra: true, cell: (k) => h('code', null, `${k.prefix}…`)},
-	{name: 'used', label: 'Last used', sort: (k) => Date.parse(k.last_used_at || 0) || 0, cell: (k) => when(k.last_used_at, 'never')},
-	{name: 'created', label: 'Created', extra: true, sort: (k) => Date.parse(k.created_at), cell: (k) => when(k.created_at)},
+	{label: 'Name', head: true, sort: 'name', cell: (k) => [h('a', {href: link(['keys', k.id])}, k.name), k.source === 'config' && [' ', h('span', {class: 'tag', title: 'Set by Caddy’s configuration'}, 'config')]]},
+	{label: 'Status', cell: (k) => h('span', {class: `tag ${statusOf(k)[1]}`}, statusOf(k)[0])},
+	{label: 'Group', cell: (k) => (k.group ? h('a', {href: link(['groups', k.group])}, groupName(k.group)) : h('span', {class: 'muted'}, '–'))},
+	{label: 'Quota', wide: true, sort: 'used', cell: quotaCell},
+	{label: 'Secret', extra: true, cell: (k) => h('code', null, `${k.prefix}…`)},
+	{label: 'Last used', sort: 'last_used', cell: (k) => when(k.last_used_at, 'never')},
+	{label: 'Created', extra: true, sort: 'created', cell: (k) => when(k.created_at)},
 ];
 
 export function keys({query, signal}) {
@@ -40,14 +47,20 @@ export function keys({query, signal}) {
 	const status = h('select', {'aria-label': 'Status', on: {change: () => adjust({status: status.value, cursor: '', page: ''})}},
 		[['', 'All but deleted'], ['active', 'Active'], ['disabled', 'Disabled'], ['expired', 'Expired'], ['deleted', 'Deleted']].map(([v, t]) => h('option', {value: v}, t)));
 	const group = h('select', {'aria-label': 'Group', on: {change: () => adjust({group: group.value, cursor: '', page: ''})}}, h('option', {value: ''}, 'All groups'));
+	const order = h('select', {'aria-label': 'Order', class: 'phone', on: {change: () => sort(order.value)}}, // tables have headings to click
+		Object.entries(orders).map(([v, t]) => h('option', {value: v}, t.slice(0, 1).toUpperCase() + t.slice(1))));
 	const bulk = h('div', {class: 'toolbar', hidden: true, role: 'group', 'aria-label': 'Chosen keys'});
 	const list = h('section', {class: 'card flush', 'aria-busy': 'true'}, h('div', {class: 'empty'}, 'Loading…'));
 	const el = h('div', null,
-		h('div', {class: 'head'}, h('h1', null, 'Keys'), h('span', {class: 'grow'}), search, group, status,
+		h('div', {class: 'head'}, h('h1', null, 'Keys'), h('span', {class: 'grow'}), search, group, status, order,
 			mayChange() && h('button', {type: 'button', class: 'primary', id: 'new', on: {click: () => create('keys', {group: current.get('group') || ''}, (k) => go(['keys', k.id]))}}, 'New key')),
 		bulk, list);
 
+	const by = () => (Object.hasOwn(orders, current.get('sort') || '') ? current.get('sort') : 'created');
+	const sort = (to) => adjust({sort: to === 'created' ? '' : to, cursor: '', page: ''});
+
 	function controls() {
+		order.value = by();
 		if (document.activeElement !== search) search.value = current.get('q') || '';
 		status.value = current.get('status') || '';
 		groups().then((all) => {
@@ -62,7 +75,7 @@ export function keys({query, signal}) {
 		list.setAttribute('aria-busy', 'true');
 		try {
 			const [answer] = await Promise.all([get('keys', {
-				limit, q: current.get('q'), group: current.get('group'), status: current.get('status'), cursor: current.get('cursor'),
+				limit, q: current.get('q'), group: current.get('group'), status: current.get('status'), sort: by(), cursor: current.get('cursor'),
 			}, signal), groups()]);
 			if (mine !== turn) return;
 			known(answer.keys);
@@ -77,21 +90,17 @@ export function keys({query, signal}) {
 	function show(answer, limit) {
 		const page = Math.max(1, Number(current.get('page')) || 1);
 		const whole = !answer.next_cursor && !current.get('cursor');
-		const by = whole ? current.get('sort') || '' : '';
-		shown = sorted(answer.keys, columns, by);
+		shown = answer.keys;
 		for (const id of chosen.keys()) if (!shown.some((k) => k.id === id)) chosen.delete(id);
 		showBulk();
 		if (shown.length === 0) {
 			replace(list, none());
 			return;
 		}
-		const focus = document.activeElement?.closest('tr') && document.activeElement.getAttribute('href');
-		replace(list, table({
-			caption: whole ? `${number(shown.length)} ${shown.length === 1 ? 'key' : 'keys'}${by ? '' : ', newest first'}` : `Page ${number(page)}, ${number(shown.length)} keys, newest first`,
-			columns, rows: shown, pick: mayChange() && picking(),
-			sorting: {by, onSort: whole ? (sort) => adjust({sort}) : null, why: 'Only a list that fits on one page can be sorted: search for less, or show more on a page.'},
+		renew(list, table({
+			caption: `${whole ? '' : `Page ${number(page)}, `}${many(shown.length, 'key')}, ${orders[by()]}`,
+			columns, rows: shown, pick: mayChange() && picking(), sorting: {by: by(), falls, onSort: sort},
 		}), pager(answer, limit, page, whole));
-		if (focus) [...list.querySelectorAll('a')].find((a) => a.getAttribute('href') === focus)?.focus();
 	}
 
 	function pager(answer, limit, page, whole) {
@@ -101,8 +110,8 @@ export function keys({query, signal}) {
 			return link(['keys'], q);
 		};
 		return h('nav', {class: 'pager', 'aria-label': 'Pages'},
-			current.get('cursor') && h('a', {class: 'button', href: to({cursor: '', page: ''})}, 'Newest'),
-			answer.next_cursor && h('a', {class: 'button', href: to({cursor: answer.next_cursor, page: page + 1})}, 'Older'),
+			current.get('cursor') && h('a', {class: 'button', href: to({cursor: '', page: ''})}, 'First page'),
+			answer.next_cursor && h('a', {class: 'button', href: to({cursor: answer.next_cursor, page: page + 1})}, 'Next page'),
 			(!whole || shown.length > sizes[0]) && h('label', {class: 'inline push'}, 'On a page', h('select', {value: String(limit), on: {change: (e) => adjust({limit: e.target.value === '50' ? '' : e.target.value, cursor: '', page: ''})}},
 				sizes.map((n) => h('option', {value: String(n)}, String(n))))));
 	}
@@ -129,14 +138,15 @@ export function keys({query, signal}) {
 			chosen.clear();
 			load();
 		};
-		replace(bulk, h('strong', {role: 'status'}, `${picked.length} chosen`),
-			h('button', {type: 'button', disabled: api.length < picked.length, title: api.length < picked.length ? 'Keys of the configuration are moved there' : null, on: {click: () => move(picked, done)}}, 'Move…'),
-			h('button', {type: 'button', on: {click: () => setDisabled(picked, true, done)}}, 'Disable…'),
-			h('button', {type: 'button', on: {click: () => setDisabled(picked, false, done)}}, 'Enable…'),
-			h('button', {type: 'button', class: 'link', on: {click: () => {
-				chosen.clear();
-				load();
-			}}}, 'Choose none'));
+		const there = api.length < picked.length && 'Keys of the configuration are moved and deleted there';
+		const button = (label, run, blocked, cls) => h('button', {type: 'button', class: cls, disabled: Boolean(blocked), title: blocked || null, on: {click: run}}, label);
+		renew(bulk, h('strong', {role: 'status'}, `${number(picked.length)} chosen`),
+			button('Move…', () => move(picked, done), there),
+			button('Disable…', () => setDisabled(picked, true, done)),
+			button('Enable…', () => setDisabled(picked, false, done)),
+			button('Reset…', () => resetQuotas(picked, done)),
+			button('Delete…', () => removeKeys(picked, done), there, 'danger'),
+			button('Choose none', done, null, 'link'));
 	}
 
 	function none() {

@@ -4,10 +4,11 @@
 import {getOr} from '../api.js';
 import {problem} from '../dialog.js';
 import {debounce, h, replace} from '../dom.js';
-import {number, when} from '../format.js';
+import {many, number, threshold, when} from '../format.js';
 import {limitLabel} from '../forms.js';
 import {adjust} from '../router.js';
-import {accountLink, accountName, groupName, groups, onEvent} from '../state.js';
+import {facts, percents} from '../account.js';
+import {accountLink, accountName, alertRules, groupName, groups, onEvent} from '../state.js';
 import {table} from '../table.js';
 
 const page = 100;
@@ -17,7 +18,7 @@ const page = 100;
  * address and of the route: {name, label, values}. What is searched for is
  * looked for in what is loaded: text(item) is where.
  */
-function listPage({title, search, route, field, columns, filters, text, account, fresh, none}) {
+function listPage({title, search, route, field, columns, filters, text, account, fresh, none, above}) {
 	return ({query, signal}) => {
 		let current = query;
 		let asked = null;
@@ -30,7 +31,7 @@ function listPage({title, search, route, field, columns, filters, text, account,
 		const selects = filters.map((f) => h('select', {'aria-label': f.label, on: {change: (e) => adjust({[f.name]: e.target.value})}},
 			h('option', {value: ''}, f.label), f.values.map((v) => h('option', {value: v}, v.replaceAll('_', ' ')))));
 		const only = h('p', {class: 'note', hidden: true});
-		const el = h('div', null, h('div', {class: 'head'}, h('h1', null, title), h('span', {class: 'grow'}), find, selects), only, list);
+		const el = h('div', null, h('div', {class: 'head'}, h('h1', null, title), h('span', {class: 'grow'}), find, selects), above?.(signal), only, list);
 
 		const names = ['account', ...filters.map((f) => f.name)];
 		const filter = () => Object.fromEntries(names.map((n) => [n, current.get(n) || '']));
@@ -45,6 +46,7 @@ function listPage({title, search, route, field, columns, filters, text, account,
 					state = 'absent';
 				} else {
 					await groups(); // for their names
+					for (const item of answer[field]) if (account(item) && called(item)) known.set(account(item), called(item));
 					const unknown = [...new Set(answer[field].map(account))].filter((id) => id && !known.has(id)).slice(0, 100);
 					await Promise.all(unknown.map(async (id) => known.set(id, await accountName(id).catch(() => id))));
 					if (mine !== turn) return;
@@ -102,10 +104,35 @@ function listPage({title, search, route, field, columns, filters, text, account,
 	};
 }
 
+/** called is what the account was called when the item was noted. */
+const called = (item) => item.name || item.after?.name || item.before?.name;
+
 /** What accounts are called, as far as it was asked for. */
 const known = new Map();
 
 const about = (id, name) => (id ? h('a', {href: accountLink(id)}, name || known.get(id) || id) : h('span', {class: 'muted'}, 'The gate'));
+
+/** comes is what follows for an account, or what happened to the gate. */
+function comes(a) {
+	if (a.exhausted_at) return ['Used up ', when(a.exhausted_at), ' at this rate', a.resets_at && [', starts anew ', when(a.resets_at)]];
+	if (!a.limit) return a.message;
+	return a.resets_at ? ['Starts anew ', when(a.resets_at)] : 'Starts anew by hand';
+}
+
+/** rulesCard says when alerts fire, and who is told. */
+function rulesCard(signal) {
+	const card = h('details', {class: 'card rules'}, h('summary', null, 'When alerts fire'));
+	const load = () => alertRules().then((r) => r && replace(card,
+		h('summary', null, `Alerts fire at ${percents(r.at)} of `, r.on.map((l, i) => [i > 0 && ', ', 'the ', limitLabel(l).toLowerCase()]), `; ${r.webhooks.length ? `${many(r.webhooks.length, 'webhook')} told` : 'no webhook is told'}`),
+		facts([
+			['Thresholds', [percents(r.at), '. Keys and groups may have their own: edit them, or set ', h('code', null, 'alert_at'), ' in the Caddyfile.']],
+			['Forecast', r.forecast ? 'Also when a limit would be used up before it starts anew.' : 'Off'],
+			['Webhooks', r.webhooks.length ? r.webhooks.map((w) => h('div', null, h('code', null, w.target), ' ', h('span', {class: 'tag'}, w.format), ' ', h('span', {class: 'tag'}, w.signed ? 'signed' : 'not signed'))) :
+				['None. To be told, set one in the global options of the Caddyfile: ', h('code', null, 'llm_quota { webhook https://hooks.example.com/x }')]],
+		])), (err) => signal.aborted || replace(card, h('summary', null, 'When alerts fire'), problem(err, load)));
+	load();
+	return card;
+}
 
 const kinds = {threshold: 'warn', exceeded: 'bad', forecast: 'warn', store_degraded: 'bad', store_recovered: 'good'};
 
@@ -115,16 +142,17 @@ export const alerts = listPage({
 	account: (a) => a.account,
 	text: (a) => [a.name, known.get(a.account), a.account, a.message, a.limit],
 	fresh: (e) => e.type === 'alert' && e.alert,
-	none: [h('h2', null, 'No alerts yet'), h('p', null, 'An alert fires once in a period when a key or group reaches one of its thresholds, and when the store fails. Set thresholds with alert_at, and a webhook in the Caddyfile to be told.')],
+	none: [h('h2', null, 'No alerts yet'), h('p', null, 'An alert fires once in a period when a key or group reaches one of its thresholds, and when the store fails.')],
+	above: rulesCard,
 	columns: [
 		{label: 'Kind', cell: (a) => h('span', {class: `tag ${kinds[a.kind] || ''}`}, a.kind.replaceAll('_', ' '))},
 		{label: 'When', cell: (a) => when(a.time)},
 		{label: 'About', head: true, cell: (a) => about(a.account, a.name)},
-		{label: 'Limit', cell: (a) => (a.limit ? limitLabel(a.limit) : '–')},
-		{label: 'Threshold', num: true, cell: (a) => (a.threshold ? `${number(a.threshold)} %` : '–')},
+		{label: 'Limit', cell: (a) => h('span', {class: 'whole'}, a.limit ? limitLabel(a.limit) : '–')},
+		{label: 'Threshold', num: true, cell: (a) => (a.threshold ? `${threshold(a.threshold)}` : '–')},
 		{label: 'Used', num: true, cell: (a) => (a.max ? `${number(a.used)} of ${number(a.max)}` : '–')},
-		{label: 'Message', wide: true, wrap: true, cell: (a) => [a.message, a.exhausted_at && [' Used up ', when(a.exhausted_at), '.']]},
-		{label: 'Webhooks', wide: true, cell: (a) => (a.deliveries?.length ? a.deliveries.map((d) => h('div', {class: 'small'}, h('span', {class: `tag ${d.state === 'delivered' ? 'good' : d.state === 'dead' ? 'bad' : ''}`, title: d.error || null}, d.state), ' ', d.target, d.attempts > 1 && `, ${d.attempts} attempts`)) : h('span', {class: 'muted'}, 'None'))},
+		{label: 'What comes', wrap: true, cell: comes},
+		{label: 'Webhooks', cell: (a) => (a.deliveries?.length ? a.deliveries.map((d) => h('div', {class: 'small'}, h('span', {class: `tag ${d.state === 'delivered' ? 'good' : d.state === 'dead' ? 'bad' : ''}`, title: d.error || null}, d.state), ' ', d.target, d.attempts > 1 && `, ${d.attempts} attempts`)) : h('span', {class: 'muted'}, 'None'))},
 	],
 });
 
@@ -140,8 +168,8 @@ export const audit = listPage({
 	columns: [
 		{label: 'When', cell: (e) => when(e.time)},
 		{label: 'Action', cell: (e) => h('span', {class: 'tag info'}, e.action.replaceAll('_', ' '))},
-		{label: 'Object', head: true, cell: (e) => about(e.object, e.name || e.after?.name || e.before?.name)},
-		{label: 'Who', wrap: true, cell: (e) => [e.actor && [e.actor, ' '], h('span', {class: 'tag'}, e.source)]},
+		{label: 'Object', head: true, cell: (e) => about(e.object, called(e))},
+		{label: 'Who', wrap: true, cell: (e) => [e.actor && [e.actor, ' '], e.source ? h('span', {class: 'tag'}, e.source) : h('span', {class: 'muted'}, '–')]},
 		{label: 'Changed', wide: true, wrap: true, cell: (e) => changes(e.before, e.after)},
 	],
 });

@@ -9,7 +9,7 @@ import {problem} from '../dialog.js';
 import {h, replace} from '../dom.js';
 import {compact, number, share, when} from '../format.js';
 import {adjust, go, link} from '../router.js';
-import {accountLink, groups, key, known, mayChange, onEvent, stale} from '../state.js';
+import {accountLink, groups, key, known, mayChange, onEvent, opened, recently, stale} from '../state.js';
 import {axis, before, nameOf, rangeOf, rangePicker, stack, usage} from '../usage.js';
 
 const tiles = [
@@ -32,6 +32,8 @@ export function overview({query, signal}) {
 	let current = query;
 	let loading = null;
 	let newest = [];
+	let fullest = [];
+	let fullestDue = 0;
 
 	blank();
 	const el = h('div', null,
@@ -112,15 +114,31 @@ export function overview({query, signal}) {
 		})));
 		replace(tops[kind], h('header', null, h('h2', null, `Top ${kinds[kind].toLowerCase()}`), h('span', {class: 'small'}, 'tokens')),
 			items.length ? ranking(items) : h('p', {class: 'muted'}, 'Nothing was used in this time.'));
-		if (kind === 'key') await showNear(lines);
+		if (kind === 'key') showNear(lines); // which may take longer
 	}
 
-	/** Groups, and of the keys those that are busy or new: all would be too many. */
+	/** Groups, the keys that have used most of their quotas and, for their other limits, those that are busy or new. */
 	async function showNear(lines) {
+		near.setAttribute('aria-busy', 'true');
+		try {
+			await fillNear(lines);
+		} catch (err) {
+			if (!signal.aborted) replace(near, h('header', null, h('h2', null, 'Near their limits')), problem(err, load));
+		} finally {
+			near.removeAttribute('aria-busy');
+		}
+	}
+
+	async function fillNear(lines) {
+		const start = Date.now();
+		if (start > fullestDue) {
+			({keys: fullest} = await get('keys', {sort: 'used', status: 'active', limit: 10}, signal));
+			fullestDue = Date.now() + Math.max(10e3, 50 * (Date.now() - start)); // the server has looked at all keys
+		}
 		const busy = await Promise.all(lines.filter((l) => l.key).map((l) => key(l.key)));
-		const accounts = new Map([...(await groups()).values(), ...busy, ...newest].filter((a) => a.state).map((a) => [a.id, a]));
-		const list = [...accounts.values()].map((account) => ({account, s: nearest(account)})).filter(({s}) => s && s.share > 0).sort((a, b) => b.s.share - a.s.share).slice(0, 8);
-		replace(near, h('header', null, h('h2', null, 'Near their limits'), h('span', {class: 'small', title: 'All groups, the keys that are on top, and the 50 newest'}, 'groups, busy and new keys')),
+		const accounts = new Map([...(await groups()).values(), ...fullest, ...newest, ...busy].filter((a) => a.state).map((a) => [a.id, a]));
+		const list = [...accounts.values()].map((account) => ({account, s: nearest(account)})).filter(({s}) => s && s.share > 0).sort((a, b) => b.s.share - a.s.share).slice(0, 7);
+		replace(near, h('header', null, h('h2', null, 'Near their limits'), h('span', {class: 'small', title: 'All groups; of the keys those with the fullest quotas, the top ones and the 50 newest'}, 'groups and keys')),
 			list.length ? h('ol', {class: 'rank'}, list.map(({account, s}) => h('li', null,
 				h('a', {class: 'name', href: accountLink(account.id), title: account.name}, account.name),
 				h('span', {class: 'num'}, share(s.share)),
@@ -170,26 +188,30 @@ function delta(now, past, range) {
 	return h('span', {title: `${number(past)} in ${name}`}, h('span', {'aria-hidden': 'true'}, sign, ' '), h('span', {class: 'hidden'}, change > 0 ? 'up ' : change < 0 ? 'down ' : ''), share(Math.abs(change)), ` on ${name}`);
 }
 
-/** refusalCard counts refusals by reason since the page is open. */
+/** reasons counts refusals since the page was opened, whichever view is shown. */
+const reasons = new Map();
+
+onEvent((e) => {
+	if (e.type !== 'refusal') return;
+	const reason = e.reason || 'unknown';
+	reasons.set(reason, (reasons.get(reason) || 0) + 1);
+	if (reasons.size > 50) reasons.delete(reasons.keys().next().value);
+});
+
 function refusalCard(signal) {
-	const since = new Date().toISOString();
-	const reasons = new Map();
-	const body = h('div', null, h('p', {class: 'muted'}, 'None since this page was opened.'));
-	onEvent((e) => {
-		if (e.type !== 'refusal') return;
-		const reason = e.reason || 'unknown';
-		reasons.set(reason, (reasons.get(reason) || 0) + 1);
-		if (reasons.size > 50) reasons.delete(reasons.keys().next().value);
-		replace(body, ranking([...reasons].sort((a, b) => b[1] - a[1]).slice(0, 8).map(([name, value]) => ({name, value}))));
-	}, signal);
-	return h('section', {class: 'card third'}, h('header', null, h('h2', null, 'Refusals by reason'), h('span', {class: 'small'}, 'since ', when(since))), body);
+	const body = h('div');
+	const show = () => replace(body, reasons.size === 0 ? h('p', {class: 'muted'}, 'None since this page was opened.') :
+		ranking([...reasons].sort((a, b) => b[1] - a[1]).slice(0, 8).map(([name, value]) => ({name: name.replaceAll('_', ' '), value}))));
+	show();
+	onEvent((e) => e.type === 'refusal' && show(), signal);
+	return h('section', {class: 'card third'}, h('header', null, h('h2', null, 'Refusals by reason'), h('span', {class: 'small'}, 'since ', when(opened))), body);
 }
 
 /** feedCard shows calls as they end. */
 function feedCard(signal) {
 	const list = h('ol', {class: 'feed', tabindex: 0, 'aria-label': 'Calls as they end'});
 	const body = h('div', null, h('p', {class: 'muted'}, 'Calls appear here as they end.'));
-	onEvent(async (e) => {
+	const add = async (e) => {
 		if (e.type !== 'settlement' && e.type !== 'refusal') return;
 		let name = e.key || 'Unknown caller';
 		try {
@@ -197,8 +219,14 @@ function feedCard(signal) {
 		} catch { /* the ID will do */ }
 		if (!list.isConnected) replace(body, list);
 		list.prepend(h('li', null, h('span', {class: `tag ${e.type === 'refusal' ? 'bad' : ''}`}, e.type === 'refusal' ? 'refused' : compact(e.tokens)),
-			h('span', {class: 'name', title: name}, e.key ? h('a', {href: accountLink(e.key)}, name) : name), h('span', {class: 'muted', title: e.model}, e.model || e.reason || '')));
-		while (list.children.length > 30) list.lastChild.remove();
-	}, signal);
+			h('span', {class: 'name', title: name}, e.key ? h('a', {href: accountLink(e.key)}, name) : name), h('span', {class: 'muted name', title: e.model}, e.model || e.reason || '')));
+		while (list.children.length > MOST) list.lastChild.remove();
+	};
+	const MOST = 30;
+	const before = recently(['settlement', 'refusal']).slice(-MOST);
+	(async () => {
+		for (const e of before) await add(e); // in their order, whatever the names take
+	})();
+	onEvent(add, signal);
 	return h('section', {class: 'card third'}, h('header', null, h('h2', null, 'Live'), h('span', {class: 'small'}, 'tokens of each call')), body);
 }
