@@ -445,12 +445,6 @@ func (p *page) keys(keys ...string) {
 	}
 }
 
-// shiftTab goes back to what had the focus before.
-func (p *page) shiftTab() {
-	p.t.Helper()
-	p.must(chromedp.Do(p.ctx, chromedp.KeyEvent(kb.Tab, chromedp.KeyModifiers(chromedp.ModifierShift))))
-}
-
 // goTo shows another address, as from a bookmark.
 func (p *page) goTo(at string) {
 	p.t.Helper()

@@ -15,10 +15,6 @@ import (
 // passwordHash is bcrypt's of "password".
 const passwordHash = "$2b$04$abcdefghijklmnopqrstuughE8Ev8uGFaUgY2cNEySvxngrb/Jzdm"
 
-// Each answer of the provider behind a dashboard's gate has used 10 tokens of
-// input and 40 of output.
-const perCall = 50
-
 // A site is a gate with a dashboard, where alice is an operator and bob a
 // viewer.
 type site struct{ *gate }
