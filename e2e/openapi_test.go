@@ -88,7 +88,7 @@ func (d *described) looking() {
 		d.do(apiRequest{op: list, query: query, status: http.StatusOK})
 	}
 	for _, q := range []apiRequest{
-		{op: "listKeys"}, {op: "listGroups"}, {op: "listAudit"}, {op: "listAlerts"},
+		{op: "listKeys"}, {op: "listKeys", query: "sort=-used"}, {op: "listGroups"}, {op: "listAudit"}, {op: "listAlerts"},
 		{op: "getKey", id: "name:ci"}, {op: "getKey", id: "name:fixed"}, {op: "getKey", id: "name:legacy"},
 		{op: "getGroup", id: "name:engineering"}, {op: "getGroup", id: "name:frozen"},
 		{op: "explainKey", id: "name:ci"}, {op: "explainKey", id: "name:ci", query: "model=gpt-4o&input_tokens=20&max_output_tokens=4000"},
