@@ -70,6 +70,7 @@ var routes = map[string]methods{
 	"/llm_quota/usage":               {http.MethodGet: showUsage},
 	"/llm_quota/alerts":              {http.MethodGet: listAlerts},
 	"/llm_quota/audit":               {http.MethodGet: listAudit},
+	"/llm_quota/refusals":            {http.MethodGet: listRefusals},
 	"/llm_quota/events":              {http.MethodGet: showEvents},
 	"/llm_quota/status":              {http.MethodGet: showStatus},
 	"/llm_quota/verify":              {http.MethodGet: verify},

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/llm-quota/caddy-llm-quota/quota"
 )
 
 // The types of events.
@@ -40,11 +42,13 @@ var (
 )
 
 // Hub passes on what happens at a gate to whoever reads it live. While nobody
-// does, an event costs one look at a flag. It outlives the configuration, as
-// the open ledger does. A nil Hub has no readers.
+// does, an event costs one look at a flag. Of refusals it keeps the latest,
+// for whoever comes later. It outlives the configuration, as the open ledger
+// does. A nil Hub has no readers, and keeps nothing.
 type Hub struct {
-	on   atomic.Bool // somebody reads, or has lately
-	beat time.Duration
+	on       atomic.Bool // somebody reads, or has lately
+	beat     time.Duration
+	refusals refusals
 
 	mu      sync.Mutex
 	ring    []*item // the last events, without gaps in their IDs
@@ -90,6 +94,7 @@ func NewHub(now time.Time) *Hub {
 	return &Hub{
 		beat: 15 * time.Second, last: uint64(max(now.Unix(), 0)) << 20, // below 2^53 for a long time
 		readers: map[*reader]struct{}{}, done: make(chan struct{}),
+		refusals: refusals{since: now.UTC(), keys: map[quota.ID]*keptOfKey{}},
 	}
 }
 

@@ -79,7 +79,7 @@ func TestOpenAPITypes(t *testing.T) {
 		"State": State{}, "QuotaState": QuotaState{}, "LimitState": LimitState{},
 		"Quota": quota.Quota{}, "Limits": quota.Limits{}, "Totals": quota.Totals{},
 		"Usage": Usage{}, "UsageLine": UsageLine{}, "UsageStep": UsageStep{},
-		"Alert": Alert{}, "Alerts": Alerts{}, "Delivery": quota.Delivery{}, "Change": AuditEntry{}, "Audit": Audit{},
+		"Alert": Alert{}, "Alerts": Alerts{}, "Delivery": quota.Delivery{}, "Refusal": Refusal{}, "Refusals": Refusals{}, "Change": AuditEntry{}, "Audit": Audit{},
 		"Event": Event{}, "Explanation": Explanation{}, "ExplainedLimit": ExplainedLimit{},
 		"Status": Status{}, "StoreStatus": StoreStatus{}, "AlertRules": AlertRules{}, "WebhookRule": WebhookRule{}, "Verification": Verification{}, "Difference": Difference{},
 	} {
@@ -171,6 +171,9 @@ func TestOpenAPIEnums(t *testing.T) {
 	}
 	compareNames(t, "LimitName", limits, schemas["LimitName"].Enum)
 	compareNames(t, "Explanation.limit", append(limits, ""), schemas["Explanation"].Properties["limit"].Enum)
+	compareNames(t, "Refusal.limit", append(limits, ""), schemas["Refusal"].Properties["limit"].Enum)
+	compareNames(t, "decisions on refusals", []string{Refuse, Observe}, parameter("/llm_quota/refusals", "decision"))
+	compareNames(t, "Refusal.decision", []string{Refuse, Observe}, schemas["Refusal"].Properties["decision"].Enum)
 	compareNames(t, "limits that are reset", resettable, schemas["Reset"].Properties["limits"].Items.Enum)
 }
 

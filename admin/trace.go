@@ -62,6 +62,9 @@ func (t *Trace) Decide(decision string, ref *quota.Refusal) {
 		t.Reason = ref.Reason
 	}
 	Admitted(decision, string(t.Reason), t.Dialect, t.group(), time.Since(t.Start))
+	if decision != Admit {
+		t.keep(ref)
+	}
 	if decision == Refuse {
 		t.tell(EventRefusal, 0)
 	} else {
@@ -75,6 +78,17 @@ func (t *Trace) Settled(model string, o quota.Outcome) {
 	t.settled, t.tokens, t.estimated = true, o.Tokens, o.Estimated
 	Charged(t.Dialect, model, t.group(), o.Tokens)
 	t.tell(EventSettlement, o.Tokens.Charge())
+}
+
+// keep notes the refusal for those who ask later, if it is of a known key.
+func (t *Trace) keep(ref *quota.Refusal) {
+	if t.Hub == nil || t.Policy == nil {
+		return
+	}
+	t.Hub.refusals.add(Refusal{
+		Time: time.Now().UTC(), Key: t.Policy.ID, Group: Ref(t.Policy.GroupID()), Model: t.Model, Reason: ref.Reason,
+		Limit: ref.Limit, Account: Ref(ref.Account), Requested: ref.Requested, Decision: t.Decision,
+	})
 }
 
 // tell tells those who read events live.

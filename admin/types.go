@@ -261,6 +261,29 @@ type Audit struct {
 	NextCursor *string      `json:"next_cursor"`
 }
 
+// Refusal is a call of a known key that was refused, or would have been.
+type Refusal struct {
+	ID        string          `json:"id"`
+	Time      time.Time       `json:"time"`
+	Key       quota.ID        `json:"key"`
+	Group     Ref             `json:"group"` // the key's own then
+	Model     string          `json:"model"`
+	Reason    quota.Reason    `json:"reason"`
+	Limit     quota.LimitName `json:"limit"`     // that refused; "": none did
+	Account   Ref             `json:"account"`   // whose limit or rule it was
+	Requested int64           `json:"requested"` // of that limit, at the least
+	Decision  string          `json:"decision"`  // refused or observed
+}
+
+// Refusals is a page of the refusals that are kept, the newest first.
+type Refusals struct {
+	Refusals []Refusal `json:"refusals"`
+	// ByReason counts all that are asked for and kept, on this page or not.
+	ByReason   map[quota.Reason]int `json:"by_reason"`
+	Since      time.Time            `json:"since"` // all that are later are kept
+	NextCursor *string              `json:"next_cursor"`
+}
+
 // Explanation is what admission would decide now.
 type Explanation struct {
 	Admitted bool            `json:"admitted"`

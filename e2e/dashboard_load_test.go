@@ -195,7 +195,8 @@ func (p *page) happens(spent keyObject) {
 		}
 	}
 	p.site.refused(p.t, k.Secret, 429, "rate_limit_exceeded")
-	p.sees("insufficient quota 2", "rate limit exceeded 1")
+	reasons := p.site.get("/refusals?decision=refused&limit=1").Get("by_reason")
+	p.sees("insufficient quota "+reasons.Get("insufficient_quota").Raw, "rate limit exceeded "+reasons.Get("rate_limit_exceeded").Raw)
 }
 
 // dialogPictures takes pictures of dialogs.

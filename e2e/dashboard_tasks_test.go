@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/chromedp"
 	"github.com/tidwall/gjson"
 )
 
@@ -18,7 +19,7 @@ func tasks(t *testing.T, chromium context.Context) {
 	for name, task := range map[string]func(*testing.T, *page){
 		"quota of a key": quotaOfKey, "schedule": schedule, "rate limits": rateLimits,
 		"group, its members and their budget": groupAndMembers, "move": moveKey, "usage": lookAtUsage,
-		"alerts": lookAtAlerts, "alert rules": lookAtRules, "several keys": severalKeys, "sort": sortKeys, "own locale": ownLocale, "explain": explain, "audit": lookAtAudit,
+		"alerts": lookAtAlerts, "alert rules": lookAtRules, "refusals": lookAtRefusals, "several keys": severalKeys, "sort": sortKeys, "own locale": ownLocale, "explain": explain, "audit": lookAtAudit,
 	} {
 		t.Run(name, func(t *testing.T) { task(t, newPage(t, chromium, s, "alice", "")) })
 	}
@@ -259,6 +260,35 @@ func lookAtAlerts(t *testing.T, p *page) {
 	p.sees("50% 50 of 100")
 	p.fill("Search what is loaded", "no such thing")
 	p.sees("None is like that")
+}
+
+// lookAtRefusals looks at what was refused before the page was opened.
+func lookAtRefusals(t *testing.T, p *page) {
+	s := p.site
+	var group map[string]any
+	s.api(http.MethodPost, "/groups", map[string]any{"name": "Complaints", "limits": map[string]any{"requests_per_day": 1}}, &group)
+	k := s.makeKey("who complains", map[string]any{"group": group["id"]})
+	s.calls(t, k.Secret, "gpt-4o", 1)
+	s.refused(t, k.Secret, 429, "rate_limit_exceeded")
+	kept := s.get("/refusals?key=" + k.ID)
+	check(t, kept, "by_reason.rate_limit_exceeded", "1", "refusals.0.limit", `"requests_per_day"`, "refusals.0.account", fmt.Sprintf("%q", group["id"]))
+
+	p.goTo("#/")
+	p.must(chromedp.Do(p.ctx, chromedp.Reload()))
+	p.sees("Refusals by reason since ", "rate limit exceeded "+p.number(s.get("/refusals?decision=refused").Get("by_reason.rate_limit_exceeded").Int()))
+	s.refused(t, "lq_nobody", 401, "invalid_api_key")
+	p.sees("without a known key, since this page was opened")
+	p.goTo("#/keys/" + k.ID)
+	p.sees("Last refusals since ", "rate_limit_exceeded gpt-4o · requests per day of Complaints")
+	p.goTo("#/groups/" + group["id"].(string))
+	p.sees("who complains rate_limit_exceeded · gpt-4o · requests per day")
+
+	calm := s.makeKey("who does not", nil)
+	p.goTo("#/keys/" + calm.ID)
+	p.sees("None since ")
+	s.api(http.MethodPatch, "/keys/"+calm.ID, map[string]any{"disabled": true}, &map[string]any{})
+	s.refused(t, calm.Secret, 401, "api_key_disabled")
+	p.sees("Last refusals since ", "api_key_disabled") // live
 }
 
 func explain(t *testing.T, p *page) {

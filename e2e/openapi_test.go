@@ -88,7 +88,7 @@ func (d *described) looking() {
 		d.do(apiRequest{op: list, query: query, status: http.StatusOK})
 	}
 	for _, q := range []apiRequest{
-		{op: "listKeys"}, {op: "listGroups"}, {op: "listAudit"}, {op: "listAlerts"},
+		{op: "listKeys"}, {op: "listKeys", query: "sort=-used"}, {op: "listGroups"}, {op: "listAudit"}, {op: "listAlerts"},
 		{op: "getKey", id: "name:ci"}, {op: "getKey", id: "name:fixed"}, {op: "getKey", id: "name:legacy"},
 		{op: "getGroup", id: "name:engineering"}, {op: "getGroup", id: "name:frozen"},
 		{op: "explainKey", id: "name:ci"}, {op: "explainKey", id: "name:ci", query: "model=gpt-4o&input_tokens=20&max_output_tokens=4000"},
@@ -112,7 +112,7 @@ func (d *described) happening(delivered chan *http.Request) {
 	}
 	events := d.open(apiRequest{op: "streamEvents"})
 	defer events.Body.Close()
-	for range 2 { // the second one is refused: its quota is spent
+	for range 3 { // of which two are refused: its quota is spent
 		r, err := http.NewRequest(http.MethodPost, d.url+"/v1/chat/completions", strings.NewReader(`{"model":"m","max_tokens":100,"messages":[{"role":"user","content":"`+strings.Repeat("work ", 200)+`"}]}`))
 		if err != nil {
 			d.t.Fatal(err)
@@ -142,6 +142,13 @@ func (d *described) happening(delivered chan *http.Request) {
 		d.t.Fatalf("%v: %s", err, list)
 	}
 	d.do(apiRequest{op: "listAlerts", query: "account=name:busy&cursor=" + url.QueryEscape(page.Next), status: http.StatusOK})
+	_, list = d.do(apiRequest{op: "listRefusals", query: "limit=1", status: http.StatusOK})
+	if err := json.Unmarshal([]byte(list), &page); err != nil || page.Next == "" {
+		d.t.Fatalf("%v: %s", err, list)
+	}
+	for _, query := range []string{"key=name:busy&group=name:engineering&decision=refused&cursor=" + url.QueryEscape(page.Next), "decision=observed"} {
+		d.do(apiRequest{op: "listRefusals", query: query, status: http.StatusOK})
+	}
 	for _, query := range []string{
 		"from=2026-01-01&to=2099-01-01T00:00:00Z&step=month&time_zone=UTC&by=model,key,group&format=json",
 		"key=name:busy&group=name:engineering&model=m&step=minute", "by=model&format=csv",
@@ -252,6 +259,7 @@ func (d *described) misshapen() {
 		{op: "rotateKey", id: "name:ci", body: `{"grace":24}`},
 		{op: "listKeys", query: "limit=0"}, {op: "listKeys", query: "limit=1001"}, {op: "listGroups", query: "limit=x"}, {op: "listKeys", query: "status=lost"}, {op: "listGroups", query: "status=disabled"},
 		{op: "listAlerts", query: "kind=gossip"}, {op: "listAudit", query: "source=hearsay"}, {op: "listAudit", query: "action=read"},
+		{op: "listRefusals", query: "limit=0"}, {op: "listRefusals", query: "decision=admitted"},
 		{op: "getUsage", query: "step=week"}, {op: "getUsage", query: "by=colour"}, {op: "getUsage", query: "format=xml"}, {op: "streamEvents", query: "types=gossip"},
 		{op: "explainKey", id: "name:ci", query: "input_tokens=-1"}, {op: "explainGroup", id: "name:engineering", query: "max_output_tokens=1000000001"},
 	} {

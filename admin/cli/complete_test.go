@@ -48,6 +48,7 @@ func TestCompletion(t *testing.T) {
 		{"usage --by k", "key"},
 		{"usage --step |", "day,hour,minute,month"},
 		{"tail --type r", "refusal"},
+		{"refusals --key b", "bob"},
 		{"keys r", "rotate"},
 		{"keys show --address unix/" + filepath.Join(t.TempDir(), "none") + " |", ""}, // nobody there: silence
 	} {

@@ -12,8 +12,10 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/llm-quota/caddy-llm-quota/admin"
+	"github.com/llm-quota/caddy-llm-quota/admin/client"
 	"github.com/llm-quota/caddy-llm-quota/quota"
 )
 
@@ -32,6 +34,20 @@ the configuration, the newest first: who made it, and what it changed.`,
 		example: "caddy llm-quota audit\ncaddy llm-quota audit --all --json",
 		flags:   listFlags,
 		run:     audit,
+	})
+	e.add(parent, command{
+		use: "refusals", short: "Shows the calls that were refused lately, the newest first",
+		long: `Shows the calls of known keys that were refused lately, or that observe admitted
+though they would have been, the newest first: by which reason, and by which
+limit of which key or group. The gate keeps the last 1000, of each key the last
+100, until Caddy is stopped.`,
+		example: "caddy llm-quota refusals --key Ada\ncaddy llm-quota refusals --group engineering --all --json",
+		flags: func(fs *pflag.FlagSet) {
+			fs.String("key", "", "only this key's")
+			fs.StringP("group", "g", "", "only those of keys in this group, and in those below it")
+			listFlags(fs)
+		},
+		run: refusals,
 	})
 }
 
@@ -124,6 +140,43 @@ func audit(r *run, _ []string) error {
 	}
 	t.print(r.env)
 	r.noteMore(p, "changes")
+	return nil
+}
+
+func refusals(r *run, _ []string) error {
+	limit, err := r.limit()
+	if err != nil {
+		return err
+	}
+	const most = 1000 // on a page, which is all that are kept
+	if limit == 0 || limit > most {
+		limit = most
+	}
+	q := url.Values{"limit": {strconv.Itoa(limit)}}
+	r.ofAccounts(q)
+	var list admin.Refusals
+	a, err := r.get(client.Request{Path: "/refusals", Query: q}, &list)
+	if err != nil {
+		return fmt.Errorf("showing the refusals: %w", err)
+	}
+	if r.json {
+		return r.printRaw(a)
+	}
+	t := table{head: []string{"TIME", "KEY", "MODEL", "REASON", "LIMIT", "OF"}}
+	for i := range list.Refusals {
+		f := &list.Refusals[i]
+		reason, of := cell{string(f.Reason), red}, ""
+		if f.Decision == admin.Observe {
+			reason = cell{string(f.Reason) + " (observed)", yellow}
+		}
+		if id := quota.ID(f.Account); id != 0 {
+			of = titled(id.Kind(), r.name(id))
+		}
+		t.row(r.clock(f.Time), r.name(f.Key), cmp.Or(f.Model, "-"), reason, cmp.Or(string(f.Limit), "-"), cmp.Or(of, "-"))
+	}
+	t.print(r.env)
+	r.noteMore(&page{rows: make([]json.RawMessage, len(list.Refusals)), next: list.NextCursor}, "refusals")
+	r.notef("All since %s are kept.\n", r.clock(list.Since))
 	return nil
 }
 

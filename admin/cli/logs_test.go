@@ -35,3 +35,25 @@ func TestAlertsGolden(t *testing.T) {
 	b.until("second alert", func() bool { return len(read[admin.Alerts](b.run("alerts --json")).Alerts) == 2 })
 	golden(t, "alerts", none, first, b.run("alerts"), b.run("alerts --limit 1"))
 }
+
+// What was refused is there for who asks later, also after a reload.
+func TestRefusalsGolden(t *testing.T) {
+	b := newBench(t)
+	b.run("groups create engineering --requests-per-day 1").ok()
+	secret := b.run("keys create Ada --group engineering --models \"gpt-4o*\"").ok().out
+	none := b.run("refusals")
+	for model, want := range map[string]int{"gpt-4o": 200, "claude": 403} {
+		if got := b.call(secret, model); got != want {
+			t.Errorf("%s: status %d", model, got)
+		}
+	}
+	if got := b.call(secret, "gpt-4o-mini"); got != 429 {
+		t.Errorf("status %d", got)
+	}
+	b.load(`{}`)
+	golden(t, "refusals", none, b.run("refusals --group engineering"), b.run("refusals --key Ada --limit 1"), b.run("refusals --key nobody"))
+	all := read[admin.Refusals](b.run("refusals --all --json"))
+	if len(all.Refusals) != 2 || all.NextCursor != nil || all.ByReason[quota.RateLimited] != 1 || all.ByReason[quota.ModelNotAllowed] != 1 {
+		t.Errorf("%+v", all)
+	}
+}

@@ -59,12 +59,17 @@ func (r *run) tailQuery() (url.Values, error) {
 	if len(types) > 0 {
 		q.Set("types", strings.Join(types, ","))
 	}
+	r.ofAccounts(q)
+	return q, nil
+}
+
+// ofAccounts asks for what is of the key and the group that the flags name.
+func (r *run) ofAccounts(q url.Values) {
 	for flag, kind := range map[string]quota.Kind{"key": quota.KindKey, "group": quota.KindGroup} {
 		if s := r.text(flag); s != "" {
 			q.Set(flag, client.Ref(kind, s))
 		}
 	}
-	return q, nil
 }
 
 func tail(r *run, _ []string) error {

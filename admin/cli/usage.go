@@ -113,12 +113,7 @@ func (r *run) usageQuery() (url.Values, error) {
 			q.Set("by", s)
 		}
 	}
-	if s := r.text("key"); s != "" {
-		q.Set("key", client.Ref(quota.KindKey, s))
-	}
-	if s := r.text("group"); s != "" {
-		q.Set("group", client.Ref(quota.KindGroup, s))
-	}
+	r.ofAccounts(q)
 	for param, s := range map[string]string{
 		"from": from, "to": to, "model": r.text("model"), "time_zone": r.text("time-zone"),
 		"step": cmp.Or(r.text("step"), r.step(from, to)),

@@ -5,9 +5,9 @@ import {getOr, path} from './api.js';
 import {meter, ranking, stacked} from './chart.js';
 import {problem} from './dialog.js';
 import {h, replace, throttle} from './dom.js';
-import {count, instant, many, number, parts, share, threshold, when} from './format.js';
+import {clock, count, instant, many, number, parts, share, threshold, when} from './format.js';
 import {amountOrNone, field, limitLabel, limitNames} from './forms.js';
-import {accountLink, accountName, onEvent, recently} from './state.js';
+import {accountLink, accountName, onEvent} from './state.js';
 import {axis, nameOf, rangeOf, stack, usage} from './usage.js';
 
 /** standings lists how each limit of an account stands. */
@@ -112,20 +112,48 @@ export function history(filter, by, heading, signal) {
 	return {els: [chart, parted], load};
 }
 
-/** refusals shows those of an account since the page is open. */
+/** refusals shows the last ones of an account that the gate keeps. */
 export function refusals(id, signal) {
+	const ofGroup = id.startsWith('grp_');
 	const list = h('ol', {class: 'feed', tabindex: 0, 'aria-label': 'Refusals'});
-	const none = h('p', {class: 'muted'}, 'None since this page was opened.');
-	const add = (e) => {
-		if (e.type !== 'refusal' || (e.key !== id && e.group !== id)) return;
-		none.hidden = true;
-		list.prepend(h('li', null, when(e.time), h('span', {class: 'name', title: e.reason}, e.reason), h('span', {class: 'muted name', title: e.model}, e.model || '')));
-		while (list.children.length > 50) list.lastChild.remove();
-	};
-	recently(['refusal']).forEach(add);
-	onEvent(add, signal);
-	return h('section', {class: 'card third'}, h('header', null, h('h2', null, 'Last refusals')), none, list);
+	const card = h('section', {class: 'card third', 'aria-busy': 'true'}, h('header', null, h('h2', null, 'Last refusals')));
+	let turn = 0;
+
+	async function load() {
+		const mine = ++turn;
+		try {
+			const answer = await getOr('refusals', {[ofGroup ? 'group' : 'key']: id, limit: 30}, signal);
+			const lines = await Promise.all((answer?.refusals || []).map(line));
+			if (mine !== turn) return;
+			replace(list, lines); // which keeps its place under who reads it
+			const body = !answer ? h('p', {class: 'muted'}, 'They are not available.') :
+				lines.length ? list : h('p', {class: 'muted'}, 'None since ', clock(answer.since), '. Those before are only counted, in the history above.');
+			if (body !== list || !card.contains(list)) replace(card, h('header'), body);
+			replace(card.firstChild, h('h2', null, 'Last refusals'), lines.length > 0 && h('span', {class: 'small', title: 'The gate keeps the latest ones until it is stopped'}, 'since ', clock(answer.since)));
+		} catch (err) {
+			if (!signal.aborted && mine === turn) replace(card, h('header', null, h('h2', null, 'Last refusals')), problem(err, load));
+		} finally {
+			card.removeAttribute('aria-busy');
+		}
+	}
+
+	async function line(r) {
+		const limit = r.limit && limitLabel(r.limit).toLowerCase() + (r.account === id || r.account === r.key ? '' : ` of ${await called(r.account)}`);
+		const why = r.decision === 'observed' ? `${r.reason} (observed)` : r.reason;
+		const who = ofGroup && await called(r.key);
+		const rest = [who && why, r.model, limit].filter(Boolean).join(' · ');
+		return h('li', null, when(r.time), h('span', {class: 'name', title: who || why}, who ? h('a', {href: accountLink(r.key)}, who) : why), h('span', {class: 'muted name', title: rest}, rest));
+	}
+
+	load();
+	refreshing(load, signal, (e) => refuses(e) && (ofGroup || e.key === id), 2000); // groups below tell of themselves
+	return card;
 }
+
+const called = (id) => accountName(id).catch(() => id);
+
+/** refuses tells whether an event is of a call that was refused, or would have been. */
+export const refuses = (e) => Boolean(e.key && e.reason) && (e.type === 'refusal' || e.type === 'settlement');
 
 /** auditOf shows the latest changes of one object. */
 export function auditOf(id, signal, looks = '') {

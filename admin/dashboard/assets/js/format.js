@@ -92,6 +92,12 @@ export function when(t, none = '–') {
 	return h('time', {datetime: t, title: exact(t)}, ago(t));
 }
 
+/** clock is a time as the clock shows it, with its date when it is not of today. */
+export function clock(t) {
+	const today = new Date(t).toDateString() === new Date().toDateString();
+	return h('span', {title: exact(t)}, today ? dates({timeStyle: 'short'}).format(new Date(t)) : dateTime(t));
+}
+
 /** amount reads a number with an optional suffix k, M or G; NaN if it is none. */
 export function amount(text) {
 	const m = /^([0-9][0-9 _.,']*)([kKmMgG]?)$/.exec(text.trim());

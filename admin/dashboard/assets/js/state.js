@@ -13,9 +13,6 @@ export async function loadSession() {
 /** mayChange tells whether controls are shown. The server checks again. */
 export const mayChange = () => !session.read_only;
 
-/** opened is since when events are followed. */
-export const opened = new Date().toISOString();
-
 let rulesLoading = null;
 
 /** alertRules returns when alerts fire, as the configuration has it, or null. */

@@ -1,15 +1,15 @@
 // The first page: how much was used, by whom, and what is near its end.
 
 import {limitLabel} from '../forms.js';
-import {nearest, refreshing} from '../account.js';
+import {nearest, refreshing, refuses} from '../account.js';
 import {create, csvLink, tryLine} from '../actions.js';
 import {get} from '../api.js';
 import {meter, ranking, spark, stacked} from '../chart.js';
 import {problem} from '../dialog.js';
 import {h, replace} from '../dom.js';
-import {compact, number, share, when} from '../format.js';
+import {clock, compact, many, number, share, when} from '../format.js';
 import {adjust, go, link} from '../router.js';
-import {accountLink, groups, key, known, mayChange, onEvent, opened, recently, stale} from '../state.js';
+import {accountLink, groups, key, known, mayChange, onEvent, recently, stale} from '../state.js';
 import {axis, before, nameOf, rangeOf, rangePicker, stack, usage} from '../usage.js';
 
 const tiles = [
@@ -188,23 +188,45 @@ function delta(now, past, range) {
 	return h('span', {title: `${number(past)} in ${name}`}, h('span', {'aria-hidden': 'true'}, sign, ' '), h('span', {class: 'hidden'}, change > 0 ? 'up ' : change < 0 ? 'down ' : ''), share(Math.abs(change)), ` on ${name}`);
 }
 
-/** reasons counts refusals since the page was opened, whichever view is shown. */
-const reasons = new Map();
+/** strangers counts refusals of unknown callers, which the gate does not keep, whichever view is shown. */
+let strangers = 0;
 
 onEvent((e) => {
-	if (e.type !== 'refusal') return;
-	const reason = e.reason || 'unknown';
-	reasons.set(reason, (reasons.get(reason) || 0) + 1);
-	if (reasons.size > 50) reasons.delete(reasons.keys().next().value);
+	if (e.type === 'refusal' && !e.key) strangers++;
 });
 
+/** refusalCard counts the refusals that the gate keeps. */
 function refusalCard(signal) {
 	const body = h('div');
-	const show = () => replace(body, reasons.size === 0 ? h('p', {class: 'muted'}, 'None since this page was opened.') :
-		ranking([...reasons].sort((a, b) => b[1] - a[1]).slice(0, 8).map(([name, value]) => ({name: name.replaceAll('_', ' '), value}))));
-	show();
-	onEvent((e) => e.type === 'refusal' && show(), signal);
-	return h('section', {class: 'card third'}, h('header', null, h('h2', null, 'Refusals by reason'), h('span', {class: 'small'}, 'since ', when(opened))), body);
+	const unknown = h('p', {class: 'small muted'});
+	const since = h('span', {class: 'small', title: 'The gate keeps the latest ones until it is stopped, of each key the last 100'});
+	const card = h('section', {class: 'card third', 'aria-busy': 'true'}, h('header', null, h('h2', null, 'Refusals by reason'), since), body, unknown);
+	let turn = 0;
+
+	const counts = (answer) => ranking(Object.entries(answer.by_reason).sort((a, b) => b[1] - a[1]).slice(0, 8).map(([name, value]) => ({name: name.replaceAll('_', ' '), value})));
+	const any = (answer) => Object.keys(answer.by_reason).length > 0;
+
+	async function load() {
+		const mine = ++turn;
+		try {
+			const [refused, observed] = await Promise.all(['refused', 'observed'].map((decision) => get('refusals', {decision, limit: 1}, signal)));
+			if (mine !== turn) return;
+			replace(since, 'since ', clock(refused.since));
+			replace(body, any(refused) ? counts(refused) : h('p', {class: 'muted'}, 'No call of a key was refused.'),
+				any(observed) && [h('p', {class: 'small muted'}, 'Only observed, and admitted:'), counts(observed)]);
+		} catch (err) {
+			if (!signal.aborted && mine === turn) replace(body, problem(err, load));
+		} finally {
+			card.removeAttribute('aria-busy');
+		}
+	}
+
+	const showStrangers = () => replace(unknown, strangers > 0 && `${many(strangers, 'call')} without a known key, since this page was opened`);
+	showStrangers();
+	onEvent((e) => e.type === 'refusal' && !e.key && showStrangers(), signal);
+	load();
+	refreshing(load, signal, refuses, 2000);
+	return card;
 }
 
 /** feedCard shows calls as they end. */
