@@ -63,16 +63,17 @@ func (d *smallDisk) fill(over time.Duration) {
 		d.t.Fatal(err)
 	}
 	defer f.Close()
-	step := make([]byte, 1<<20)
+	whole := make([]byte, 1<<20)
 	pause := over / time.Duration(d.free()>>20+1)
-	for len(step) > 0 {
-		switch _, err := f.Write(step); {
+	for step := len(whole); step > 0; time.Sleep(pause) {
+		switch _, err := f.Write(whole[:step]); {
 		case errors.Is(err, unix.ENOSPC):
-			step = step[:len(step)/2]
+			step /= 2
 		case err != nil:
 			d.t.Fatal(err)
+		default: // the store may have given room back meanwhile
+			step = min(2*step, len(whole))
 		}
-		time.Sleep(pause)
 	}
 }
 
