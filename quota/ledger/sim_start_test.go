@@ -186,7 +186,7 @@ func (w *simWorld) boot() {
 		w.rules = w.rules.clone()
 		w.configure(w.rules, w.config)
 		for _, id := range w.twin.ids() {
-			w.account(id)
+			w.unquoted(id)
 		}
 	}
 	if w.disk.dead {
@@ -210,6 +210,23 @@ func (w *simWorld) boot() {
 	w.snap(w.store.last)
 	if w.chance(2) && !w.disk.dead {
 		w.audit()
+	}
+}
+
+// unquoted takes over the quota's period and use of an account that has no quota
+// at the start, where they are not as the twin knows them: nobody sees them now,
+// and of a change that a crash fell into a part of the records may be kept.
+func (w *simWorld) unquoted(id quota.ID) {
+	acc := w.account(id)
+	if w.disk.dead || w.rules.terms(id).schedule != nil {
+		return
+	}
+	used, in := acc.counter(tokenQuota)
+	a := w.twin.accounts[id]
+	if e := &a.epochs[tokenQuota]; in != e.period {
+		e.found += used - w.twin.state(id, w.rules, w.tick())[tokenQuota].used
+		e.period = in
+		w.twin.accounts[id] = a
 	}
 }
 
