@@ -179,12 +179,13 @@ func (w *simWorld) boot() {
 	}
 	w.greatKeys()
 	w.owners++
+	w.before = w.rules // as of any change: the process may die in this one, too
+	w.rules = w.before.clone()
+	w.configure(w.rules, w.config)
 	err := w.ledger.Apply(w.clock.now(), w.owners, w.config)
 	w.check(err)
-	if err == nil {
-		w.replaced = []*simRules{w.rules}
-		w.rules = w.rules.clone()
-		w.configure(w.rules, w.config)
+	if err == nil && !w.disk.dead {
+		w.replaced, w.before = []*simRules{w.before}, nil
 		for _, id := range w.twin.ids() {
 			w.unquoted(id)
 		}
