@@ -62,7 +62,10 @@ func (l *Ledger) carry(now time.Time, before, after *quota.Key) error {
 	if err := l.flush(last); err != nil {
 		return err
 	}
-	return l.store.Sync(now.UnixNano()) // as the move itself is
+	if err := l.store.Sync(now.UnixNano()); err != nil { // as the move itself is
+		l.failed("sync", err) // it is done, and in the journal
+	}
+	return nil
 }
 
 // groupsAbove returns the group and those above it. The directory is held.
