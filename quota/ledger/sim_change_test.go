@@ -181,9 +181,9 @@ func (w *simWorld) carried(key, own, g quota.ID, sign int64) {
 		if in != e.period {
 			w.fail("%s of %v has the period %v after a key was carried, want %v", kind.name(), g, in, e.period)
 		}
-		least, most := in.Start, in.Start
+		least, most := w.knownFrom(in.Start), in.Start
 		if kind == tokenQuota && a.reset >= in.Start {
-			least, most = (a.reset+1+59)/60*60, a.reset/60*60 // the history knows minutes
+			least, most = w.knownFrom(a.reset+1), a.reset/60*60 // the history knows minutes
 		}
 		was := w.twin.state(g, w.rules, w.tick())[kind].used
 		lo, hi := w.twin.in(key, own, kind, least, in.End), w.twin.in(key, own, kind, most, in.End)
